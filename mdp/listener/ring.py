@@ -1,0 +1,107 @@
+"""The raw ring: frames as received, waiting to be decoded. All that the client's callback touches.
+
+Bounded by bytes and by age. What does not fit is shed as whole frames, oldest first, undecoded: its
+events are counted by occurrences of `"ev":`, which costs a scan and no parsing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+Frame = str | bytes
+
+
+class RingCounters(msgspec.Struct):
+    """`frames = taken + shed + waiting`; bytes of text frames are counted as characters."""
+
+    frames: int = 0
+    bytes: int = 0
+    taken_frames: int = 0
+    shed_frames: int = 0
+    shed_events: int = 0
+
+
+class RawRing:
+    """See the module. Used from one event loop.
+
+    Args:
+        max_bytes: Bound on the frames that wait together.
+        max_age_ns: Frames that waited longer are shed when the next is taken or appended.
+        clock: Monotonic nanoseconds.
+    """
+
+    def __init__(
+        self, *, max_bytes: int, max_age_ns: int, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self.counters = RingCounters()
+        self._max_bytes = max_bytes
+        self._max_age_ns = max_age_ns
+        self._clock = clock
+        self._frames: deque[tuple[int, Frame]] = deque()
+        self._bytes = 0
+        self._wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that wait."""
+        return self._bytes
+
+    @property
+    def oldest_arrival_ns(self) -> int | None:
+        """Arrival of the frame that waits longest."""
+        return self._frames[0][0] if self._frames else None
+
+    def append(self, frame: Frame, arrival_ns: int) -> None:
+        """Keep a frame, shedding the oldest where it does not fit. Never waits."""
+        size = len(frame)
+        counters = self.counters
+        counters.frames += 1
+        counters.bytes += size
+        self._bytes += size
+        self._frames.append((arrival_ns, frame))
+        if self._bytes > self._max_bytes:
+            while self._bytes > self._max_bytes:
+                self._shed()
+        if len(self._frames) == 1:
+            self._wake.set()
+
+    def take(self) -> tuple[int, Frame] | None:
+        """The oldest frame that is young enough, with its arrival; None where nothing waits."""
+        frames = self._frames
+        if not frames:
+            self._wake.clear()
+            return None
+        too_old = self._clock() - self._max_age_ns
+        while frames[0][0] < too_old:
+            self._shed()
+            if not frames:
+                self._wake.clear()
+                return None
+        item = frames.popleft()
+        self._bytes -= len(item[1])
+        self.counters.taken_frames += 1
+        return item
+
+    async def wait(self) -> None:
+        """Return once a frame waits (or `wake` was called)."""
+        if not self._frames:
+            self._wake.clear()
+            await self._wake.wait()
+
+    def wake(self) -> None:
+        """Let whoever waits look again (used at shutdown)."""
+        self._wake.set()
+
+    def _shed(self) -> None:
+        _, frame = self._frames.popleft()
+        self._bytes -= len(frame)
+        self.counters.shed_frames += 1
+        self.counters.shed_events += frame.count('"ev":') if isinstance(frame, str) else frame.count(b'"ev":')
