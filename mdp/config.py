@@ -1,0 +1,180 @@
+"""Typed configuration: defaults < config.toml < environment < flags.
+
+The structs below are the whole truth about settings: their defaults are the program's, their
+types are what is checked, and `config.toml` documents every key of theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import msgspec
+
+MASK = "********"
+SECRET_KEYS = frozenset({"massive.api_key", "wds.api_keys", "admin.token"})
+_SECRET_FIELDS = frozenset(key.partition(".")[2] for key in SECRET_KEYS)
+
+
+class ConfigError(Exception):
+    """A setting that the program cannot start with.
+
+    The message is one line: where it was found, the key, what was found and what is allowed.
+    It never holds a secret.
+    """
+
+
+def masked_url(url: str) -> str:
+    """`url` with its password replaced, for people to read."""
+    parts, password = _url_password(url)
+    if parts is None or not password:
+        return url
+    user, _, address = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{MASK}@{address}"))
+
+
+def _url_password(url: str) -> tuple[SplitResult | None, str]:
+    try:
+        parts = urlsplit(url)
+        return parts, parts.password or ""
+    except ValueError:  # not a URL; whoever validates it will say so
+        return None, ""
+
+
+def masked_value(field: str, value: Any) -> Any:
+    """`value` of a field as it may be shown: secrets are masked, an empty one stays visibly empty."""
+    if field in _SECRET_FIELDS and value:
+        return [MASK] * len(value) if isinstance(value, list) else MASK
+    if field == "url" and isinstance(value, str):
+        return masked_url(value)
+    return value
+
+
+class Section(msgspec.Struct):
+    """Base of the settings: whoever prints, logs or inspects one never sees a secret."""
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Names and masked values, for rich and for `repr`."""
+        return [(field, masked_value(field, getattr(self, field))) for field in self.__struct_fields__]
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{field}={value!r}" for field, value in self.__rich_repr__())
+        return f"{type(self).__name__}({inner})"
+
+
+class MassiveConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """The provider's connection. `[massive]`"""
+
+    feed: str = "RealTime"  # "RealTime", "Delayed" or "host:port"
+    market: str = "stocks"
+    secure: bool = True  # wss:// and TLS; false only for a simulator
+    rest_url: str = "https://api.massive.com"
+    subscriptions: list[str] = msgspec.field(default_factory=lambda: ["A.*", "AM.*", "T.*", "Q.*", "LULD.*"])
+    api_key: str = ""
+    api_key_file: str = ""
+    compression: bool = False  # permessage-deflate on the feed; costs CPU
+    connect_timeout_seconds: float = 10.0  # to the first authenticated data
+    stall_seconds: float = 30.0  # silence over all symbols, market open, before a restart
+    backoff_max_seconds: float = 60.0
+    cooldown_seconds: float = 60.0  # after max_connections
+    stable_seconds: float = 10.0  # of data before the back-off is reset
+    max_frame_bytes: int = 16 * 1024 * 1024
+    ring_bytes: int = 64 * 1024 * 1024  # raw frames waiting to be decoded
+    ring_max_age_seconds: float = 1.0  # older undecoded frames are shed
+
+
+class MdqConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """The queues between decoding and analyzers. `[mdq]`"""
+
+    backend: str = "memory"
+    ttl_seconds: float = 5.0
+    max_events: int = 200_000  # per queue
+    partitions: int = 16  # used by the redis backend
+
+
+class ProcessorConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """Which analyzers run. `[processor]`"""
+
+    analyzers: list[str] = msgspec.field(
+        default_factory=lambda: ["raw_feeds", "enriched_quote", "leaderboards", "top_trades", "daily_range"]
+    )
+    scanners: list[str] = msgspec.field(default_factory=lambda: ["market_breadth"])
+    max_failures: int = 100  # of one analyzer before it is disabled
+    max_symbols: int = 100_000  # bound on state; events of further symbols are rejected
+    include_otc: bool = False
+
+
+class CacheConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """Last values, snapshot and journal. `[cache]`"""
+
+    backend: str = "memory"
+    url: str = "redis://127.0.0.1:6379/0"
+    snapshot_path: str = "var/mdp.snapshot"  # empty: keep nothing over a restart
+    snapshot_seconds: float = 30.0
+
+
+class WdsConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """The WebSocket service that clients reach. `[wds]`"""
+
+    host: str = "127.0.0.1"
+    port: int = 4202
+    auth_enabled: bool = False
+    api_keys: list[str] = msgspec.field(default_factory=list)
+    allow_anonymous: bool = False  # needed to listen elsewhere than on loopback without auth
+    allowed_origins: list[str] = msgspec.field(default_factory=list)
+    tick_ms: float = 20.0
+    client_buffer_bytes: int = 1024 * 1024
+    max_message_bytes: int = 64 * 1024
+    max_subscriptions: int = 1_000
+    max_clients: int = 10_000
+
+
+class ScpConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """The pages. `[scp]`"""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allow_anonymous: bool = False
+
+
+class MetricsConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """GET only: /metrics /healthz /readyz. `[metrics]`"""
+
+    host: str = "127.0.0.1"
+    port: int = 4200
+
+
+class AdminConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """The control API. `[admin]`"""
+
+    host: str = "127.0.0.1"
+    port: int = 4201
+    token: str = ""  # needed when not on loopback
+
+
+class LogConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """`[log]`"""
+
+    level: str = "info"
+    format: str = ""  # "json" or "console"; empty: console on a terminal, else json
+
+
+class Config(Section, kw_only=True, forbid_unknown_fields=True):
+    """Everything a process can be told."""
+
+    massive: MassiveConfig = msgspec.field(default_factory=MassiveConfig)
+    mdq: MdqConfig = msgspec.field(default_factory=MdqConfig)
+    processor: ProcessorConfig = msgspec.field(default_factory=ProcessorConfig)
+    cache: CacheConfig = msgspec.field(default_factory=CacheConfig)
+    wds: WdsConfig = msgspec.field(default_factory=WdsConfig)
+    scp: ScpConfig = msgspec.field(default_factory=ScpConfig)
+    metrics: MetricsConfig = msgspec.field(default_factory=MetricsConfig)
+    admin: AdminConfig = msgspec.field(default_factory=AdminConfig)
+    log: LogConfig = msgspec.field(default_factory=LogConfig)
+
+
+def secrets_of(config: Config) -> list[str]:
+    """Every secret the configuration holds, so that logging can mask them."""
+    _, url_password = _url_password(config.cache.url)
+    found = [config.massive.api_key, config.admin.token, url_password, *config.wds.api_keys]
+    return [secret for secret in found if secret]
