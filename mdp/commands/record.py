@@ -1,0 +1,93 @@
+"""`mdp record`: asks a running mdp to write the provider's frames to a file, until told to stop.
+
+The running process does the writing, because the provider allows one connection only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+SUFFIX = ".frames.gz"
+_POLL_SECONDS = 1.0
+_TIMEOUT_SECONDS = 10.0
+
+
+class RecordError(Exception):
+    """Recording did not start, or ended early. The message says why and what to do."""
+
+
+class Recorder:
+    """Controls the recording of one running process through its admin API."""
+
+    def __init__(self, admin_url: str, token: str = "") -> None:
+        """
+        Args:
+            admin_url: `http://host:port` of the admin API.
+            token: Sent as a bearer token when not empty.
+        """
+        self._url = admin_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def record(
+        self, path: Path, stop: asyncio.Event, on_progress: Callable[[dict[str, Any], float], None]
+    ) -> dict[str, Any]:
+        """Record into `path` until `stop` is set; returns what the process says of the finished file.
+
+        Args:
+            path: Of the new file, as the running process sees it.
+            stop: Ends the recording when set.
+            on_progress: Told about once a second what is recorded, and for how many seconds.
+
+        Raises:
+            RecordError: The process could not be asked, refused, or stopped recording by itself.
+        """
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        async with aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session:
+            await self._call(session, "POST", "/api/v1/record/start", {"path": str(path)})
+            started = time.monotonic()
+            try:
+                while not stop.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), _POLL_SECONDS)
+                    status = await self._call(session, "GET", "/api/v1/record")
+                    on_progress(status, time.monotonic() - started)
+                    if not status.get("recording", True):
+                        raise RecordError(
+                            f"mdp stopped recording: {status.get('error') or 'no reason given'}"
+                        )
+            except BaseException:
+                # A recording that nobody watches any more would go on until the disk is full.
+                with contextlib.suppress(RecordError):
+                    await self._call(session, "POST", "/api/v1/record/stop")
+                raise
+            return await self._call(session, "POST", "/api/v1/record/stop")
+
+    async def _call(
+        self, session: aiohttp.ClientSession, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        try:
+            async with session.request(method, self._url + path, json=body) as response:
+                text = await response.text()
+                try:
+                    answer = await response.json(content_type=None)
+                except ValueError:
+                    answer = None
+                if response.status >= 400:
+                    reason = answer.get("error") if isinstance(answer, dict) else None
+                    hint = "; give the token of admin.token" if response.status in (401, 403) else ""
+                    raise RecordError(
+                        f"{self._url}{path} answered {response.status}: {reason or text[:200].strip()}{hint}"
+                    )
+                return answer if isinstance(answer, dict) else {}
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise RecordError(
+                f"cannot reach the admin API at {self._url} ({str(error) or type(error).__name__}); "
+                "is `mdp run` running there?"
+            ) from None
