@@ -1,0 +1,114 @@
+"""The few REST answers of market.md A4 that a starting platform asks the feeder for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import msgspec
+from aiohttp import web
+
+from mdp.bench.frames import Listing
+
+_NEW_YORK = ZoneInfo("America/New_York")
+_AVERAGE_FACTOR = 0.8  # of the previous day's volume
+
+
+def application(listings: Sequence[Listing], market_ms: Callable[[], float]) -> web.Application:
+    """The endpoints; anything else is answered 404.
+
+    Args:
+        listings: Reference values by symbol.
+        market_ms: Market time, epoch ms: the market is always open and its clock is the frames'.
+    """
+    answers = Answers(listings, market_ms)
+    app = web.Application()
+    app.router.add_get("/v1/marketstatus/now", answers.status)
+    app.router.add_get("/v1/marketstatus/upcoming", answers.upcoming)
+    app.router.add_get("/v2/snapshot/locale/us/markets/stocks/tickers", answers.snapshot)
+    app.router.add_get("/v2/aggs/grouped/locale/us/market/stocks/{date}", answers.grouped)
+    app.router.add_get("/stocks/vX/float", answers.free_float)
+    app.router.add_get("/stocks/financials/v1/ratios", answers.ratios)
+    app.router.add_route("*", "/{anything:.*}", answers.missing)
+    return app
+
+
+class Answers:
+    """The handlers of `application`."""
+
+    def __init__(self, listings: Sequence[Listing], market_ms: Callable[[], float]) -> None:
+        self._listings = listings
+        self._market_ms = market_ms
+
+    async def status(self, _: web.Request) -> web.Response:
+        """The market is open."""
+        now = datetime.fromtimestamp(self._market_ms() / 1000, _NEW_YORK).isoformat(timespec="seconds")
+        exchanges = {"nasdaq": "open", "nyse": "open", "otc": "open"}
+        return _json(
+            {
+                "market": "open",
+                "earlyHours": False,
+                "afterHours": False,
+                "serverTime": now,
+                "exchanges": exchanges,
+                "currencies": {"crypto": "open", "fx": "open"},
+            }
+        )
+
+    async def upcoming(self, _: web.Request) -> web.Response:
+        """No holidays."""
+        return _json([])
+
+    async def snapshot(self, _: web.Request) -> web.Response:
+        """Yesterday's bar of every symbol; today's is still empty."""
+        empty = {"o": 0, "h": 0, "l": 0, "c": 0, "v": 0, "vw": 0}
+        tickers = [
+            {"ticker": x.symbol, "prevDay": _bar(x, 1.0), "day": empty, "min": {"av": 0, **empty}, "updated": 0}
+            for x in self._listings
+        ]
+        return _json({"status": "OK", "count": len(tickers), "tickers": tickers})
+
+    async def grouped(self, _: web.Request) -> web.Response:
+        """One day of the whole market. Every day looks the same."""
+        rows = [{"T": x.symbol, **_bar(x, _AVERAGE_FACTOR)} for x in self._listings]
+        return _json(
+            {"status": "OK", "adjusted": True, "queryCount": len(rows), "resultsCount": len(rows), "results": rows}
+        )
+
+    async def free_float(self, request: web.Request) -> web.Response:
+        """Floats of the symbols, on one page."""
+        asked = request.query.get("ticker")
+        rows = [
+            {"ticker": x.symbol, "free_float": x.free_float, "effective_date": "2026-01-02"}
+            for x in self._listings
+            if asked in (None, x.symbol)
+        ]
+        return _json({"status": "OK", "results": rows})
+
+    async def ratios(self, _: web.Request) -> web.Response:
+        """Average volumes, on one page."""
+        rows = [
+            {"ticker": x.symbol, "average_volume": int(x.previous_volume * _AVERAGE_FACTOR)} for x in self._listings
+        ]
+        return _json({"status": "OK", "results": rows})
+
+    async def missing(self, _: web.Request) -> web.Response:
+        """Whatever else there is at the provider's."""
+        return _json({"status": "NOT_FOUND", "message": "the bench's feeder has no such endpoint"}, 404)
+
+
+def _bar(listing: Listing, share: float) -> dict[str, float]:
+    close = listing.previous_close
+    return {
+        "o": round(close * 0.99, 2),
+        "h": round(close * 1.02, 2),
+        "l": round(close * 0.98, 2),
+        "c": close,
+        "v": int(listing.previous_volume * share),
+        "vw": close,
+    }
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
