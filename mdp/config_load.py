@@ -288,7 +288,8 @@ def _show(key: str, value: object) -> str:
     """`value` for an error message: one line, not long, never a secret."""
     if key in SECRET_KEYS:
         return f"{_type_word(value)} that is not shown, because it is secret"
-    if key == "cache.url" and "@" in str(value) and masked_value("url", value) == value:
+    may_hide = any(mark in str(value) for mark in ("@", "password"))
+    if key == "cache.url" and may_hide and masked_value("url", value) == value:
         return "a text that is not shown, because it may hold a password"
     shown = masked_value(key.partition(".")[2], value)
     return f"{_quote(shown)} ({_type_word(value)})"
