@@ -1,0 +1,245 @@
+"""One connection as the hub sees it: what it subscribed, how much waits for it, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mdp.feeds import Family
+from mdp.wds.counters import WdsCounters
+from mdp.wds.frames import close_frame, ping_frame
+from mdp.wds.protocol import NO_PONG, TOO_SLOW, TOO_SLOW_REASON
+
+if TYPE_CHECKING:
+    from mdp.wds.hub import Group
+
+
+class Due:
+    """One message ready to be written: encoded and framed once, shared by all clients."""
+
+    __slots__ = ("family", "feed", "frame", "state")
+
+    def __init__(self, feed: str, family: Family, frame: bytes) -> None:
+        self.feed = feed
+        self.family = family
+        self.frame = frame
+        self.state = family.kind == "state"
+
+
+class Limits:
+    """What a client may cost, and how long its silences may be.
+
+    Attributes:
+        buffer_bytes: Waiting for one client at most; past it, a client of event feeds is closed.
+        state_bytes: Values of state feeds are written while less than this waits. The other half is for
+            events, so that boards alone never close a client.
+        ping_seconds: Silence after which it is pinged.
+        pong_seconds: From there until it is given up.
+        close_seconds: For taking the close, before the connection is cut.
+    """
+
+    def __init__(
+        self,
+        buffer_bytes: int,
+        *,
+        ping_seconds: float = 25.0,
+        pong_seconds: float = 8.0,
+        close_seconds: float = 1.0,
+    ) -> None:
+        self.buffer_bytes = buffer_bytes
+        self.state_bytes = buffer_bytes // 2
+        self.ping_seconds = ping_seconds
+        self.pong_seconds = pong_seconds
+        self.close_seconds = close_seconds
+
+
+class Client:
+    """A connection's outgoing side. Nothing here waits: what a client does not take now is skipped
+    (state), waits within the limit (events, answers) or ends the connection.
+
+    Every byte goes through `transport.write` in whole frames, so frames never interleave.
+    """
+
+    __slots__ = (
+        "_allowance",
+        "_counters",
+        "_last_heard",
+        "_last_waiting",
+        "_limits",
+        "_loop",
+        "_ping_at",
+        "_transport",
+        "_written",
+        "closing",
+        "dirty",
+        "group",
+        "id",
+        "patterns",
+    )
+
+    def __init__(
+        self,
+        client_id: int,
+        transport: asyncio.WriteTransport,
+        limits: Limits,
+        counters: WdsCounters,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.id = client_id
+        self.patterns: set[str] = set()  # subscribed now
+        self.group: Group | None = None  # of the hub; follows `patterns` at the next tick
+        self.dirty: dict[str, Due] = {}  # feed -> newest value not yet written, longest waiting first
+        self.closing = False  # a close frame is written: no further frame may follow
+        self._transport = transport
+        self._limits = limits
+        self._counters = counters
+        self._loop = loop
+        self._allowance = 0  # bytes above the limit, for an answer as large as the client asked for
+        self._last_heard = loop.time()
+        self._ping_at: float | None = None  # when the outstanding ping was sent
+        self._written = 0  # bytes handed to the transport
+        self._last_waiting = (0, 0)  # (bytes waiting, bytes taken) at the last heartbeat check
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes written that the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the transport is closed or closing: nothing can be written any more."""
+        return self._transport.is_closing()
+
+    @property
+    def busy(self) -> bool:
+        """Whether so much waits that no further message of the client's should be answered yet."""
+        return self._transport.get_write_buffer_size() > self._limits.state_bytes
+
+    def _write(self, data: bytes) -> None:
+        self._written += len(data)
+        self._counters.bytes_sent += len(data)
+        self._transport.write(data)
+
+    def answer(self, frame: bytes) -> None:
+        """Write the answer to a message of the client's own, of whatever size it asked for."""
+        if self.closing or self._transport.is_closing():
+            return
+        self._counters.answers += 1
+        self._write(frame)
+        if self.waiting_bytes > self._limits.buffer_bytes:
+            self._allowance = len(frame)
+
+    def control(self, frame: bytes) -> None:
+        """Write a ping or pong."""
+        if not self.closing and not self._transport.is_closing():
+            self._write(frame)
+
+    def deliver(self, payload: bytes, due: Sequence[Due]) -> bool:
+        """Hand over what is due in this tick, in one write.
+
+        Args:
+            payload: All frames of `due`, joined.
+            due: The same, one by one, for a client that cannot take all.
+
+        Returns:
+            False if state values are left over: call `drain` at the next tick.
+        """
+        if self.closing or self._transport.is_closing():
+            return True
+        size = self._transport.get_write_buffer_size()
+        if not self.dirty and (not size or size + len(payload) <= self._limits.state_bytes):
+            self._counters.deliveries += len(due)
+            self._write(payload)
+            return True
+        return self._deliver_slowly(size, due)
+
+    def _deliver_slowly(self, size: int, due: Sequence[Due]) -> bool:
+        events = [item.frame for item in due if not item.state]
+        size_after = size + sum(map(len, events))
+        if size <= self._limits.buffer_bytes:
+            self._allowance = 0
+        if events and size and size_after > self._limits.buffer_bytes + self._allowance:
+            self._counters.slow_closes += 1
+            self.close(TOO_SLOW, TOO_SLOW_REASON)
+            return True
+        dirty = self.dirty
+        for item in due:
+            if item.state:
+                if item.feed in dirty:
+                    self._counters.skipped += 1
+                dirty[item.feed] = item
+        return self._write_with_dirty(size_after, events)
+
+    def drain(self) -> bool:
+        """Write the newest values of skipped state feeds as far as there is room.
+
+        Returns:
+            True when nothing is left over.
+        """
+        if self.closing or self._transport.is_closing():
+            self.dirty.clear()
+            return True
+        return self._write_with_dirty(self._transport.get_write_buffer_size(), [])
+
+    def _write_with_dirty(self, size: int, frames: list[bytes]) -> bool:
+        dirty, limit = self.dirty, self._limits.state_bytes
+        for feed in list(dirty) if not size or size < limit else ():
+            frame = dirty[feed].frame
+            if size and size + len(frame) > limit:
+                break
+            size += len(frame)
+            frames.append(frame)
+            del dirty[feed]
+        if frames:
+            self._counters.deliveries += len(frames)
+            self._write(b"".join(frames))
+        return not dirty
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Say goodbye and cut the connection if that is not taken in time. Only the first call counts."""
+        if self.closing:
+            return
+        self.closing = True
+        self.dirty.clear()
+        if self._transport.is_closing():
+            return
+        self._transport.write(close_frame(code, reason))
+        self._loop.call_later(self._limits.close_seconds, self.abort)
+
+    def end(self) -> None:
+        """Close the transport; what it still holds may leave for `close_seconds`."""
+        self.closing = True
+        self.dirty.clear()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(self._limits.close_seconds, self.abort)
+
+    def abort(self) -> None:
+        """Cut the connection, dropping what waits. Does nothing to one that ended in time."""
+        if not self._transport.is_closing() or self._transport.get_write_buffer_size():
+            self._counters.aborted += 1
+            self._transport.abort()
+
+    def heard(self) -> None:
+        """Note a sign of life."""
+        self._last_heard = self._loop.time()
+        self._ping_at = None
+
+    def check(self, now: float) -> None:
+        """Ping a silent client; give up one that does not answer (`now` by the loop's clock)."""
+        waiting = self.waiting_bytes
+        taken = self._written - waiting
+        waited, took = self._last_waiting
+        self._last_waiting = (waiting, taken)
+        if waited and taken > took:
+            # With bytes waiting here the kernel's buffer is full, so it takes more only as the peer
+            # acknowledges: a slow line whose ping is still on its way is alive.
+            self.heard()
+        elif self._ping_at is not None:
+            if now - self._ping_at >= self._limits.pong_seconds and not self.closing:
+                self._counters.pong_timeouts += 1
+                self.close(NO_PONG, "no answer to a ping")
+        elif now - self._last_heard >= self._limits.ping_seconds and not self.closing:
+            self._ping_at = now
+            self.control(ping_frame())

@@ -1,0 +1,162 @@
+"""Version 1 of the client protocol, without a socket: what a client may say, and every answer.
+
+`parse` takes any text and gives a command or a refusal; it never raises. The tables at the top are
+the whole vocabulary of refusals and closes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mdp.cache.base import encode_json
+from mdp.feeds import match, resolve
+
+#: Codes of `{"status":"error","code":...}`; the connection stays, except after `unauthorized`.
+ERRORS: dict[str, str] = {
+    "not_json": "the message is not JSON",
+    "not_object": "the message must be a JSON object",
+    "binary": "binary messages are not understood; send JSON as text",
+    "bad_feed": "the feed's name must be a string",
+    "unknown_feed": "there is no such feed",
+    "wildcard_in_get": "get takes one feed's name, without a wildcard",
+    "bad_limit": "limit must be a whole number, 0 (all) or more",
+    "too_many_subscriptions": "unsubscribe from something first",
+    "unauthorized": "the first message must be an auth with a valid key",
+    "unavailable": "the value cannot be read now; ask again later",
+}
+
+#: Close codes, and whether the same client may come back with hope.
+GOING_AWAY = 1001  # the service stops; reconnect, with back-off
+TOO_BIG = 1009  # a message above the limit; reconnecting does not help
+UNAUTHORIZED = 4001  # no valid key; reconnecting does not help
+AUTH_TIMEOUT = 4002  # no auth message in time; reconnect and send it first
+NO_PONG = 4003  # a ping was not answered; reconnect
+TOO_SLOW = 4008  # did not read events as fast as they come; reconnect, subscribe to less
+
+TOO_SLOW_REASON = "too slow for the events subscribed: read faster or subscribe to fewer feeds"
+
+_MAX_NAME = 128  # characters; longer than any feed of the contract
+_MAX_LIMIT = 1_000_000  # more than any list holds
+
+
+class Auth(msgspec.Struct, frozen=True):
+    """`auth`; the key is empty where none, or none of a string's type, was sent."""
+
+    api_key: str
+
+    def __repr__(self) -> str:
+        return "Auth(api_key=********)"
+
+
+class Subscribe(msgspec.Struct, frozen=True):
+    """`subscribe` to a feed or wildcard of the contract."""
+
+    feed: str
+
+
+class Unsubscribe(msgspec.Struct, frozen=True):
+    """`unsubscribe` from a feed or wildcard of the contract, subscribed or not."""
+
+    feed: str
+
+
+class Get(msgspec.Struct, frozen=True):
+    """`get` of one feed's last value or list."""
+
+    key: str
+    limit: int  # rows or items at most; 0: all
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What could not be understood. An empty code stands for an unknown action."""
+
+    code: str
+    detail: str = ""
+
+    def json(self) -> bytes:
+        """The answer the client gets."""
+        return error(self.code, self.detail) if self.code else INVALID_ACTION
+
+
+Command = Auth | Subscribe | Unsubscribe | Get
+
+AUTHORIZED = b'{"status":"authorized"}'
+INVALID_KEY = b'{"status":"invalid key"}'
+INVALID_ACTION = b'{"status":"invalid action"}'
+
+
+def parse(text: str | bytes) -> Command | Refusal:
+    """One message of a client, bytes if it was a binary one. Never raises."""
+    if isinstance(text, bytes):
+        return Refusal("binary")
+    try:
+        message: Any = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
+        return Refusal("not_json")
+    if not isinstance(message, dict):
+        return Refusal("not_object")
+    match message.get("action"):
+        case "auth":
+            key = message.get("api_key")
+            return Auth(key if isinstance(key, str) else "")
+        case "subscribe":
+            return _subscription(message, Subscribe)
+        case "unsubscribe":
+            return _subscription(message, Unsubscribe)
+        case "get":
+            return _get(message)
+        case _:
+            return Refusal("")
+
+
+def _subscription(
+    message: dict[str, Any], kind: type[Subscribe] | type[Unsubscribe]
+) -> Subscribe | Unsubscribe | Refusal:
+    feed = message.get("feed")
+    if not isinstance(feed, str):
+        return Refusal("bad_feed", "'feed' must be a string, e.g. \"quote:AAPL\"")
+    if len(feed) > _MAX_NAME or not match(feed):
+        return Refusal("unknown_feed", f"no feed matches {_shown(feed)}")
+    return kind(feed)
+
+
+def _get(message: dict[str, Any]) -> Get | Refusal:
+    key, limit = message.get("cache"), message.get("limit")
+    if not isinstance(key, str):
+        return Refusal("bad_feed", "'cache' must be a string, e.g. \"scanners:top_gainers\"")
+    if "*" in key:
+        return Refusal("wildcard_in_get")
+    if len(key) > _MAX_NAME or resolve(key) is None:
+        return Refusal("unknown_feed", f"no feed is called {_shown(key)}")
+    if limit is None:
+        return Get(key, 0)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        return Refusal("bad_limit")
+    return Get(key, min(limit, _MAX_LIMIT))
+
+
+def _shown(name: str) -> str:
+    """A client's text as it may be repeated: short, printable ASCII."""
+    return ascii(name[:80])
+
+
+def subscribed(feed: str) -> bytes:
+    """The answer to a subscribe, also a repeated one."""
+    return encode_json({"status": "subscribed", "feed": feed})
+
+
+def unsubscribed(feed: str) -> bytes:
+    """The answer to an unsubscribe, also of what was not subscribed."""
+    return encode_json({"status": "unsubscribed", "feed": feed})
+
+
+def error(code: str, detail: str = "") -> bytes:
+    """A refusal by its code in `ERRORS`; `detail` replaces the general message."""
+    return encode_json({"status": "error", "code": code, "message": detail or ERRORS[code]})
+
+
+def got(key: str, data: bytes) -> bytes:
+    """The answer to a get; `data` is JSON."""
+    return b"".join((b'{"cache":', encode_json(key), b',"data":', data, b"}"))

@@ -1,0 +1,365 @@
+"""The Widget Data Service: the only part of the data plane that clients reach."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import itertools
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import WSMsgType, web
+
+from mdp.cache.base import Bus, Cache, Entry, encode_json
+from mdp.config import WdsConfig
+from mdp.stage import Health
+from mdp.wds import protocol
+from mdp.wds.auth import KeyRing, hosts_of, origin_allowed
+from mdp.wds.client import Client, Limits
+from mdp.wds.counters import WdsCounters
+from mdp.wds.frames import pong_frame, text_frame
+from mdp.wds.hub import Hub
+
+log = structlog.get_logger(__name__)
+
+_Obey = Callable[[Client, str | bytes], Awaitable[bool]]  # one message; whether to read on
+
+_BURST = 32  # messages of one client answered before others get a turn
+_LIST_STEP = 500  # items of a long list encoded before others get a turn
+_FLUSH_SECONDS = 0.5  # for what is due when the service stops
+
+
+class WidgetDataService:
+    """Serves `GET /ws` (protocol version 1 of `design.md` section 6) from a bus and a cache.
+
+    Attributes:
+        port: Where it listens, after `start`; 0 before.
+        counters: What `/metrics` shows.
+    """
+
+    name = "wds"
+
+    def __init__(
+        self,
+        config: WdsConfig,
+        bus: Bus,
+        cache: Cache,
+        *,
+        own_origins: Callable[[], set[str]] = set,
+        auth_seconds: float = 10.0,
+        ping_seconds: float = 25.0,
+        pong_seconds: float = 8.0,
+        close_seconds: float = 1.0,
+    ) -> None:
+        """Prepare; nothing is bound before `start`.
+
+        Args:
+            config: Limits, keys, address.
+            bus: Where what changes comes from.
+            cache: What `get` reads.
+            own_origins: Origins of our own pages (`ControlPlane.origins`), asked at each connection.
+            auth_seconds: From the upgrade to an accepted `auth`, where authentication is on.
+            ping_seconds: Silence after which a client is pinged.
+            pong_seconds: From there until it is given up.
+            close_seconds: For a client to take a close before its connection is cut.
+        """
+        self._config = config
+        self._cache = cache
+        self._own_origins = own_origins
+        self._auth_seconds = auth_seconds
+        self._close_seconds = close_seconds
+        self._keys = KeyRing(config.api_keys)
+        self.counters = WdsCounters()
+        self._hub = Hub(bus, self.counters, tick_seconds=config.tick_ms / 1_000)
+        self._limits = Limits(
+            config.client_buffer_bytes,
+            ping_seconds=ping_seconds,
+            pong_seconds=pong_seconds,
+            close_seconds=close_seconds,
+        )
+        self._clients: dict[Client, None] = {}
+        self._ids = itertools.count(1)
+        self._empty = asyncio.Event()  # no client is connected
+        self._empty.set()
+        self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.port = 0
+
+    # Lifecycle
+
+    async def start(self) -> None:
+        """Bind and serve. Raises OSError when the address is taken."""
+        app = web.Application()
+        app.router.add_get("/ws", self._handle)
+        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024)
+        try:
+            await self._site.start()
+        except OSError:
+            await self._runner.cleanup()
+            self._runner = self._site = None
+            raise
+        self.port = self._runner.addresses[0][1]
+        self._hub.start()
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="wds-sweep")
+        log.info("wds_listening", host=self._config.host, port=self.port, auth=self._config.auth_enabled)
+
+    async def stop(self) -> None:
+        """Send what is due, say goodbye to all clients at once, cut those that do not answer."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        self._stopping = True
+        if self._site is not None:
+            await self._site.stop()  # no new connections
+        await self._hub.stop(_FLUSH_SECONDS)
+        for client in list(self._clients):
+            client.close(protocol.GOING_AWAY, "the service stops; reconnect in a moment")
+        try:
+            async with asyncio.timeout(self._close_seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            for client in list(self._clients):
+                client.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait({self._sweeper})
+        await runner.cleanup()
+
+    def health(self) -> Health:
+        """Whether clients can connect and are served."""
+        if self._runner is None:
+            return Health(False, "not listening")
+        if not self._hub.running or self._sweeper is None or self._sweeper.done():
+            return Health(False, "the fan-out task has ended; restart the process")
+        return Health(True, f"listening on port {self.port}, {self.counters.clients} clients")
+
+    async def _sweep(self) -> None:
+        """Ping the silent and give up the dead: one timer for all connections."""
+        loop = asyncio.get_running_loop()
+        period = min(1.0, self._limits.ping_seconds / 4, self._limits.pong_seconds / 4)
+        while True:
+            await asyncio.sleep(period)
+            for number, client in enumerate(list(self._clients), 1):
+                client.check(loop.time())
+                if number % 500 == 0:
+                    await asyncio.sleep(0)
+
+    # Connections
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        self.counters.clients += 1  # before the first await: it is what max_clients is compared with
+        try:
+            socket = _Socket(
+                compress=False,
+                autoping=False,
+                autoclose=False,
+                max_msg_size=self._config.max_message_bytes,
+            )
+            await socket.prepare(request)
+            transport = request.transport
+            if transport is not None:
+                await self._serve(socket, transport)
+            return socket
+        finally:
+            self.counters.clients -= 1
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """The answer to a request that is not upgraded, or None."""
+        own = {f"http://{_bracketed(host)}:{self.port}" for host in hosts_of(self._config.host) or {"*"}}
+        origin, local_ip = request.headers.get("Origin"), _local_ip(request)
+        if self._stopping:
+            reason, status, text = "stopping", HTTPStatus.SERVICE_UNAVAILABLE, "The service is stopping."
+        elif not origin_allowed(origin, own | self._own_origins(), self._config.allowed_origins, local_ip):
+            reason, status = "origin", HTTPStatus.FORBIDDEN
+            text = "Pages of this origin may not connect. Add it to wds.allowed_origins to allow it."
+        elif not web.WebSocketResponse().can_prepare(request):
+            reason, status = "not_websocket", HTTPStatus.UPGRADE_REQUIRED
+            text = "This address speaks WebSocket (version 13) only."
+        elif self.counters.clients >= self._config.max_clients:
+            reason, status = "full", HTTPStatus.SERVICE_UNAVAILABLE
+            text = "All places are taken (wds.max_clients). Try again later."
+        else:
+            return None
+        self.counters.reject(reason)
+        headers = {"Upgrade": "websocket"} if status == HTTPStatus.UPGRADE_REQUIRED else {}
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = "5"
+        return web.Response(status=status, text=text + "\n", headers=headers)
+
+    async def _serve(self, socket: _Socket, transport: asyncio.WriteTransport) -> None:
+        loop = asyncio.get_running_loop()
+        client = Client(next(self._ids), transport, self._limits, self.counters, loop)
+        socket.client = client
+        self.counters.clients_total += 1
+        self._clients[client] = None
+        self._empty.clear()
+        if self._stopping:
+            client.close(protocol.GOING_AWAY, "the service stops; reconnect in a moment")
+        try:
+            if not self._config.auth_enabled or await self._authenticate(client, socket):
+                await self._converse(client, socket, self._obey)
+            await self._linger(client, socket)
+        finally:
+            self._hub.remove(client)
+            del self._clients[client]
+            client.end()
+            if not self._clients:
+                self._empty.set()
+
+    async def _authenticate(self, client: Client, socket: _Socket) -> bool:
+        """Wait for the first message; whether it was `auth` with one of our keys."""
+        authorized = False
+
+        async def first(client: Client, data: str | bytes) -> bool:
+            nonlocal authorized
+            authorized = self._check_key(client, data)
+            return False
+
+        try:
+            async with asyncio.timeout(self._auth_seconds):
+                await self._converse(client, socket, first)
+        except TimeoutError:
+            self._refuse(client, protocol.Refusal("unauthorized", "no auth message came in time"))
+            client.close(protocol.AUTH_TIMEOUT, "send auth as the first message")
+        return authorized
+
+    def _check_key(self, client: Client, data: str | bytes) -> bool:
+        command = protocol.parse(data)
+        if isinstance(command, protocol.Auth):
+            if self._keys.accepts(command.api_key):
+                client.answer(text_frame(protocol.AUTHORIZED))
+                return True
+            client.answer(text_frame(protocol.INVALID_KEY))
+        else:
+            self._refuse(client, protocol.Refusal("unauthorized"))
+        self.counters.auth_failures += 1
+        client.close(protocol.UNAUTHORIZED, "authorization failed")
+        return False
+
+    async def _converse(self, client: Client, socket: _Socket, obey: _Obey) -> None:
+        """Read messages until the connection ends or `obey` answers False."""
+        for number in itertools.count(1):
+            message = await socket.receive()
+            client.heard()
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                self.counters.messages_received += 1
+                if not client.closing and not await obey(client, message.data):
+                    return
+            elif message.type is WSMsgType.PING:
+                client.control(pong_frame(bytes(message.data)))
+            elif message.type is not WSMsgType.PONG:  # closed by the peer, by aiohttp or by the network
+                client.close(1000)
+                return
+            if number % _BURST == 0:
+                await asyncio.sleep(0)
+            # Not reading on is what slows down a client that asks faster than it takes answers. Polled,
+            # because the transport reports room to aiohttp's protocol only.
+            while client.busy and not client.gone:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def _linger(self, client: Client, socket: _Socket) -> None:
+        """After our close, read and drop until the peer closes too; `Client.close` bounds the wait.
+
+        A connection closed with unread bytes would be reset, and the peer lose our reason.
+        """
+        while not client.gone:
+            message = await socket.receive()
+            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING):
+                return
+            if message.type is WSMsgType.ERROR:  # at once and for ever: aiohttp reads no further
+                await asyncio.sleep(0.02)
+
+    # Messages
+
+    async def _obey(self, client: Client, data: str | bytes) -> bool:
+        """Do what a message says and answer it. Always True: the connection stays."""
+        command = protocol.parse(data)
+        match command:
+            case protocol.Subscribe(feed):
+                if feed not in client.patterns and len(client.patterns) >= self._config.max_subscriptions:
+                    detail = f"{self._config.max_subscriptions} subscriptions at most; unsubscribe first"
+                    self._refuse(client, protocol.Refusal("too_many_subscriptions", detail))
+                else:
+                    self._hub.subscribe(client, feed)
+                    client.answer(text_frame(protocol.subscribed(feed)))
+            case protocol.Unsubscribe(feed):
+                self._hub.unsubscribe(client, feed)
+                client.answer(text_frame(protocol.unsubscribed(feed)))
+            case protocol.Get(key, limit):
+                await self._get(client, key, limit)
+            case protocol.Auth():  # with authentication on, only who is authorized comes here
+                client.answer(text_frame(protocol.AUTHORIZED))
+            case protocol.Refusal():
+                self._refuse(client, command)
+        return True
+
+    def _refuse(self, client: Client, refusal: protocol.Refusal) -> None:
+        self.counters.refuse(refusal.code or "invalid_action")
+        client.answer(text_frame(refusal.json()))
+
+    async def _get(self, client: Client, key: str, limit: int) -> None:
+        try:
+            data = await _entry_json(await self._cache.get(key, limit), limit)
+        except Exception as error:
+            # The client learns that it failed, not how: messages of back ends name hosts and keys.
+            log.warning("wds_get_failed", key=key, error=type(error).__name__)
+            self._refuse(client, protocol.Refusal("unavailable"))
+            return
+        client.answer(text_frame(protocol.got(key, data)))
+
+
+class _Socket(web.WebSocketResponse):
+    """aiohttp's reading side; whatever it closes is closed through `Client`, never awaited."""
+
+    client: Client | None = None
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        """Write the close frame once; the connection is cut if it is not taken in time."""
+        if self.client is not None:
+            self.client.close(code, message.decode(errors="replace"))
+        return True
+
+
+async def _entry_json(entry: Entry | None, limit: int) -> bytes:
+    """An entry's value as JSON, rows of boards cut to `limit` (0: all), long lists encoded in steps."""
+    if entry is None:
+        return b"null"
+    value = entry.value
+    if not isinstance(value, list | tuple):
+        return encode_json(value)
+    if limit:
+        value = value[:limit]
+    parts = []
+    for start in range(0, len(value), _LIST_STEP):
+        if start:
+            await asyncio.sleep(0)
+        parts.append(encode_json(value[start : start + _LIST_STEP])[1:-1])
+    return b"[" + b",".join(parts) + b"]"
+
+
+def _local_ip(request: web.Request) -> str:
+    """The address of ours at which a connection came in; empty where the transport knows none."""
+    name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    if not isinstance(name, tuple):
+        return ""
+    return _plain_ip(name[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _plain_ip(text: str) -> str:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
