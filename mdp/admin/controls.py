@@ -1,0 +1,46 @@
+"""What the control API controls: implemented by the application, called by the server."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Controls(Protocol):
+    """The process as an operator sees it.
+
+    What reads is cheap and never waits. What changes raises ValueError, with one line that is shown to
+    the operator, for input it cannot follow; any other exception counts as a fault of the program.
+    Nothing returned or raised may hold a secret.
+    """
+
+    def status(self) -> dict[str, Any]:
+        """State of feed and market, versions, uptime."""
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """The gap ledger: each outage as an interval, oldest first."""
+
+    def queues(self) -> dict[str, Any]:
+        """The accounting: for each queue received, processed, expired, dropped, waiting."""
+
+    def analyzers(self) -> list[dict[str, Any]]:
+        """Each analyzer with its counts and whether it is enabled."""
+
+    async def feed_start(self) -> None:
+        """Connect to the provider; nothing happens when it is connected."""
+
+    async def feed_stop(self) -> None:
+        """Disconnect and stay so until told otherwise."""
+
+    async def feed_restart(self) -> None:
+        """Disconnect and connect again at once."""
+
+    async def feed_configure(
+        self, feed: str | None, market: str | None, subscriptions: list[str] | None
+    ) -> None:
+        """Change what is connected to and subscribed; None leaves a setting as it is."""
+
+    async def record_start(self, path: str) -> None:
+        """Write raw frames to a new file from now on."""
+
+    async def record_stop(self) -> None:
+        """End the recording and close its file."""
