@@ -1,0 +1,251 @@
+"""The provider's word on whether the market is open and what time it is there.
+
+Never the wall clock: a demo on a Sunday, or a replay of an old day, behaves as on its own day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Protocol
+
+import aiohttp
+import msgspec
+import structlog
+
+from mdp.stage import Health
+
+from .outcome import one_line
+from .watchdog import Market
+
+log = structlog.get_logger(__name__)
+
+PERIOD_SECONDS = 30.0
+UNKNOWN_PERIOD_SECONDS = 2.0  # while nothing is known
+REQUEST_SECONDS = 5.0
+MAX_BODY_BYTES = 64 * 1024
+STALE_PERIODS = 4  # without an answer, before what was known counts as unknown
+CLOCK_SAMPLES = 20
+CLOCK_JUMP_MS = 5_000  # a server clock that moved so far back is another day's (a replay began again)
+
+
+class MarketStatus(msgspec.Struct, frozen=True):
+    """One answer."""
+
+    market: str  # "open", "extended-hours" or "closed"
+    early_hours: bool
+    after_hours: bool
+    server_time_ms: int | None  # epoch milliseconds, as sent: whole seconds on the real provider
+    fetched_ns: int  # monotonic, when the answer arrived
+    crypto: str = ""  # "open" or "closed"
+    fx: str = ""
+
+
+class MarketView(Protocol):
+    """What the listener wants to know of the market."""
+
+    def now(self, market: str = "stocks") -> Market:
+        """What is known of a market now."""
+
+    def open_for_ns(self) -> int | None:
+        """For how long it has been open, None where its opening was not seen."""
+
+    def server_now_ms(self) -> int | None:
+        """The provider's time in epoch milliseconds, None while unknown."""
+
+    async def wait_until_open(self, market: str = "stocks") -> None:
+        """Return once the market is not known to be closed."""
+
+
+class _Currencies(msgspec.Struct):
+    crypto: str = ""
+    fx: str = ""
+
+
+class _Answer(msgspec.Struct, rename="camel"):
+    market: str
+    early_hours: bool = False
+    after_hours: bool = False
+    server_time: str = ""
+    currencies: _Currencies = msgspec.field(default_factory=_Currencies)
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def parse(body: bytes, fetched_ns: int) -> MarketStatus:
+    """Read an answer of `/v1/marketstatus/now`.
+
+    Raises:
+        ValueError: It is not such an answer.
+    """
+    answer = _decode(body)  # msgspec's errors are ValueErrors
+    server_ms: int | None = None
+    if answer.server_time:
+        moment = datetime.fromisoformat(answer.server_time)
+        if moment.tzinfo is None:
+            raise ValueError("serverTime has no offset from UTC")
+        server_ms = round(moment.timestamp() * 1000)
+    return MarketStatus(
+        market=answer.market,
+        early_hours=answer.early_hours,
+        after_hours=answer.after_hours,
+        server_time_ms=server_ms,
+        fetched_ns=fetched_ns,
+        crypto=answer.currencies.crypto,
+        fx=answer.currencies.fx,
+    )
+
+
+class MarketStatusSource:
+    """Asks the provider again and again. A stage; never raises for what the provider does.
+
+    Args:
+        rest_url: Base of the REST endpoints.
+        api_key: Sent as a bearer token; never logged.
+        period_seconds: Between two questions while the answers are good.
+        clock: Monotonic nanoseconds.
+        sleep: Waits between questions.
+    """
+
+    name = "market_status"
+
+    def __init__(
+        self,
+        rest_url: str,
+        api_key: str,
+        *,
+        period_seconds: float = PERIOD_SECONDS,
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._url = rest_url.rstrip("/") + "/v1/marketstatus/now"
+        self._api_key = api_key
+        self._period_seconds = period_seconds
+        self._clock = clock
+        self._sleep = sleep
+        self._task: asyncio.Task[None] | None = None
+        self._known: MarketStatus | None = None
+        self._offsets_ms: deque[float] = deque(maxlen=CLOCK_SAMPLES)  # server time - monotonic time
+        self._opened_ns: int | None = None
+        self._answered = asyncio.Event()  # set and cleared at each change, wakes who waits
+        self.polls = 0
+        self.failures = 0
+        self.last_error = ""
+
+    @property
+    def current(self) -> MarketStatus | None:
+        """The newest answer, None while there is none that is fresh enough."""
+        known = self._known
+        if known is None:
+            return None
+        age_ns = self._clock() - known.fetched_ns
+        return known if age_ns <= STALE_PERIODS * self._period_seconds * 1e9 else None
+
+    async def start(self) -> None:
+        """Begin to ask. Does not wait for the first answer."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self) -> None:
+        """Stop asking; an open request is dropped."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+
+    def health(self) -> Health:
+        """Good while the newest answer is fresh."""
+        current = self.current
+        if current is not None:
+            return Health(True, f"market is {current.market}")
+        return Health(False, f"market status unknown: {self.last_error or 'no answer yet'}")
+
+    def now(self, market: str = "stocks") -> Market:
+        """What is known of a market now; currencies have hours of their own."""
+        current = self.current
+        if current is None:
+            return Market.UNKNOWN
+        said = {"crypto": current.crypto, "forex": current.fx}.get(market, current.market)
+        if said == "open":
+            return Market.OPEN
+        if said == "extended-hours" or (market == "stocks" and (current.early_hours or current.after_hours)):
+            return Market.EXTENDED
+        return Market.CLOSED if said == "closed" else Market.UNKNOWN
+
+    def is_open(self) -> bool | None:
+        """Whether stocks trade, extended hours included; None while unknown."""
+        now = self.now()
+        return None if now is Market.UNKNOWN else now is not Market.CLOSED
+
+    def open_for_ns(self) -> int | None:
+        """For how long stocks have been trading, None where the opening was not seen."""
+        return None if self._opened_ns is None else self._clock() - self._opened_ns
+
+    def server_now_ms(self) -> int | None:
+        """The provider's time now, in epoch milliseconds; None before the first answer.
+
+        Its answers tell whole seconds, cut off, and travel for a while: each sets a lower bound of the
+        true difference between the clocks, so the greatest of the last answers is the best.
+        """
+        if not self._offsets_ms:
+            return None
+        return round(max(self._offsets_ms) + self._clock() / 1e6)
+
+    async def wait_until_open(self, market: str = "stocks") -> None:
+        """Return once the market is not known to be closed."""
+        while self.now(market) is Market.CLOSED:
+            await self._answered.wait()
+
+    async def _run(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while True:
+                await self._poll(session)
+                known = self.current is not None
+                await self._sleep(
+                    self._period_seconds if known else min(UNKNOWN_PERIOD_SECONDS, self._period_seconds)
+                )
+
+    async def _poll(self, session: aiohttp.ClientSession) -> None:
+        self.polls += 1
+        try:
+            headers = {"Authorization": f"Bearer {self._api_key}"}
+            # A redirect would carry the key to another host.
+            async with session.get(self._url, headers=headers, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise ValueError(f"HTTP status {response.status}")
+                body = bytearray()
+                async for chunk in response.content.iter_chunked(MAX_BODY_BYTES):
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise ValueError(f"an answer of more than {MAX_BODY_BYTES} bytes")
+            self._take(parse(bytes(body), self._clock()))
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+            self.failures += 1
+            error = one_line(exc, (self._api_key,)) or type(exc).__name__
+            if error != self.last_error:  # not every period of a long outage
+                log.warning("market_status_failed", error=error)
+            self.last_error = error
+        finally:
+            self._answered.set()  # what was known may have become stale
+            self._answered.clear()
+
+    def _take(self, status: MarketStatus) -> None:
+        previous, self._known = self._known, status
+        if self.last_error or previous is None or previous.market != status.market:
+            log.info("market_status", market=status.market)
+        self.last_error = ""
+        was_closed = previous is not None and previous.market == "closed"
+        if status.market == "closed":
+            self._opened_ns = None
+        elif was_closed:
+            self._opened_ns = status.fetched_ns
+        if status.server_time_ms is not None:
+            offset = status.server_time_ms - status.fetched_ns / 1e6
+            if self._offsets_ms and offset < max(self._offsets_ms) - CLOCK_JUMP_MS:
+                self._offsets_ms.clear()
+            self._offsets_ms.append(offset)
