@@ -234,12 +234,9 @@ def _price(price: float) -> bytes:
 
 def stamp(texts: list[bytes], market_ms: int, number: int) -> bytes:
     """The frame of these event texts at a market time (epoch ms), as the `number`th frame sent."""
-    return (
-        b"[%b]" % b",".join(texts)
-        .replace(_TIME, b"%d" % market_ms)
-        .replace(_END, b"%d" % (market_ms + 1_000))
-        .replace(_NUMBER, b"%d" % (_FIRST_NUMBER + number))
-    )
+    return b"[%b]" % b",".join(texts).replace(_TIME, b"%d" % market_ms).replace(
+        _END, b"%d" % (market_ms + 1_000)
+    ).replace(_NUMBER, b"%d" % (_FIRST_NUMBER + number))
 
 
 class FrameSource:
@@ -292,7 +289,9 @@ class FrameSource:
         parts = [_FillPart(self, "A", symbols[at : at + size]) for at in range(0, len(symbols), size)]
         if self.options.mix == "all":
             for kind in "TQ":
-                parts += [_FillPart(self, kind, symbols[at : at + size]) for at in range(0, len(symbols), size)]
+                parts += [
+                    _FillPart(self, kind, symbols[at : at + size]) for at in range(0, len(symbols), size)
+                ]
             full = symbols[:full_windows]
             parts += [_FillPart(self, "T", [symbol] * size, WINDOW_FRAMES) for symbol in full]
         return parts

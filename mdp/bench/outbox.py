@@ -36,6 +36,10 @@ class Outbox:
         self.longest_ns = 0  # that bytes ever waited here
         self.error: OSError | None = None  # the connection is gone; nothing more is sent
 
+    def set_room(self, room: Callable[[], None]) -> None:
+        """Call this from now on when everything that had to wait was handed over."""
+        self._room = room
+
     def put(self, data: bytes, due_ns: int) -> None:
         """Queue bytes that were due at a monotonic time. `flush` sends them."""
         self._waiting.append((due_ns, data))

@@ -64,7 +64,13 @@ class Answers:
         """Yesterday's bar of every symbol; today's is still empty."""
         empty = {"o": 0, "h": 0, "l": 0, "c": 0, "v": 0, "vw": 0}
         tickers = [
-            {"ticker": x.symbol, "prevDay": _bar(x, 1.0), "day": empty, "min": {"av": 0, **empty}, "updated": 0}
+            {
+                "ticker": x.symbol,
+                "prevDay": _bar(x, 1.0),
+                "day": empty,
+                "min": {"av": 0, **empty},
+                "updated": 0,
+            }
             for x in self._listings
         ]
         return _json({"status": "OK", "count": len(tickers), "tickers": tickers})
@@ -73,7 +79,13 @@ class Answers:
         """One day of the whole market. Every day looks the same."""
         rows = [{"T": x.symbol, **_bar(x, _AVERAGE_FACTOR)} for x in self._listings]
         return _json(
-            {"status": "OK", "adjusted": True, "queryCount": len(rows), "resultsCount": len(rows), "results": rows}
+            {
+                "status": "OK",
+                "adjusted": True,
+                "queryCount": len(rows),
+                "resultsCount": len(rows),
+                "results": rows,
+            }
         )
 
     async def free_float(self, request: web.Request) -> web.Response:
@@ -89,7 +101,8 @@ class Answers:
     async def ratios(self, _: web.Request) -> web.Response:
         """Average volumes, on one page."""
         rows = [
-            {"ticker": x.symbol, "average_volume": int(x.previous_volume * _AVERAGE_FACTOR)} for x in self._listings
+            {"ticker": x.symbol, "average_volume": int(x.previous_volume * _AVERAGE_FACTOR)}
+            for x in self._listings
         ]
         return _json({"status": "OK", "results": rows})
 
