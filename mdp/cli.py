@@ -9,86 +9,20 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
-import signal
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping
+from typing import Literal
 
 import click
 
 from mdp import __version__
-from mdp.config import SECRET_KEYS, ConfigError, secrets_of
-from mdp.config_load import KEYS, Loaded, check_for_run, flag_of, load
-
-if TYPE_CHECKING:
-    from mdp.client import WdsClient
+from mdp.commands.common import Failed, Refused, config_option, load_or_refuse, setting_options
+from mdp.commands.remote import get, record, watch
+from mdp.config import ConfigError, secrets_of
+from mdp.config_load import check_for_run
 
 ROLES = ("all",)
 LATER_ROLES = ("listener", "processor", "scanner", "wds", "scp")
-_SHOWN_SETTINGS = {  # the options that `--help` lists; the rest of the settings work the same way
-    "wds.port": "Port of the WebSocket service for clients.",
-    "scp.port": "Port of the page.",
-    "metrics.port": "Port of /metrics, /healthz and /readyz.",
-    "admin.port": "Port of the control API.",
-    "log.level": "debug, info, warning, error or critical.",
-    "log.format": "json or console.",
-}
-_MAX_FEEDS = 50  # each has a connection of its own
-
-
-class Refused(click.ClickException):
-    """Nothing was started, because of what the user gave: one line, exit code 2."""
-
-    exit_code = 2
-
-
-class Failed(click.ClickException):
-    """It was tried and did not work: one line, exit code 1."""
-
-
-def _config_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--config",
-        "config_path",
-        metavar="FILE",
-        help="Configuration file  [default: $MDP_CONFIG, else ./config.toml if it is there]",
-    )(command)
-
-
-def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Every setting as an option, collected into the command's keyword `flags`.
-
-    Secrets are none: other users of the machine can read a command line.
-    """
-    names = {f"setting_{key.replace('.', '_')}": key for key in KEYS if key not in SECRET_KEYS}
-
-    def collect(**params: Any) -> Any:
-        flags = {key: params.pop(name) for name, key in names.items()}
-        return command(flags=flags, **params)
-
-    collect.__doc__ = command.__doc__
-    collect.__name__ = command.__name__
-    collect.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
-    decorated: Callable[..., Any] = collect
-    shown = [key for key in KEYS if key in _SHOWN_SETTINGS]
-    hidden = [key for key in KEYS if key not in _SHOWN_SETTINGS and key not in SECRET_KEYS]
-    for key in reversed(shown + hidden):
-        decorated = click.option(
-            flag_of(key),
-            f"setting_{key.replace('.', '_')}",
-            metavar="VALUE",
-            hidden=key in hidden,
-            help=_SHOWN_SETTINGS.get(key),
-        )(decorated)
-    return decorated
-
-
-def _load(config_path: str | None, flags: Mapping[str, object] | None = None) -> Loaded:
-    try:
-        return load(config_path, os.environ, flags)
-    except ConfigError as error:
-        raise Refused(str(error)) from None
 
 
 def _parse_roles(text: str) -> list[str]:
@@ -126,8 +60,8 @@ def main(context: click.Context) -> None:
 @main.command()
 @click.option("--role", default="all", show_default=True, help="What this process does.")
 @click.option("--demo", is_flag=True, help="Against a simulated market, started along; needs no key.")
-@_config_option
-@_setting_options
+@config_option
+@setting_options
 def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, object]) -> None:
     """Run the platform until Ctrl-C (twice ends at once).
 
@@ -142,7 +76,7 @@ def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, obje
       mdp run --role all --massive-feed 127.0.0.1:9999 --massive-secure false
     """
     roles = _parse_roles(role)
-    loaded = _load(config_path, flags)
+    loaded = load_or_refuse(config_path, flags)
     try:
         check_for_run(loaded, needs_provider_key=not demo)
     except ConfigError as error:
@@ -161,8 +95,8 @@ def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, obje
 
 @main.command("config")
 @click.option("--check", is_flag=True, help='Print "configuration ok", or what is wrong and exit with 2.')
-@_config_option
-@_setting_options
+@config_option
+@setting_options
 def config_command(check: bool, config_path: str | None, flags: Mapping[str, object]) -> None:
     """Show the effective configuration and where each value comes from. Secrets are masked.
 
@@ -172,7 +106,7 @@ def config_command(check: bool, config_path: str | None, flags: Mapping[str, obj
       mdp config --check --config my.toml
       MDP_WDS_PORT=5000 mdp config | grep -v '# default'
     """
-    loaded = _load(config_path, flags)
+    loaded = load_or_refuse(config_path, flags)
     for warning in loaded.warnings:
         click.echo(f"Warning: {warning}", err=True)
     if check:
@@ -186,160 +120,87 @@ def config_command(check: bool, config_path: str | None, flags: Mapping[str, obj
         click.echo(show_config.as_text(loaded))
 
 
-def _client_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for decorate in (
-        click.option("--api-key", envvar="MDP_API_KEY", show_envvar=True, help="Key for the service."),
-        click.option("--url", help="Of the service  [default: from the configuration]"),
-        _config_option,
-    ):
-        command = decorate(command)
-    return command
-
-
-def _address(option: str, key: str, host: str, port: int) -> str:
-    """`host:port` to connect to where a server of the configuration listens."""
-    if port == 0:
-        raise Refused(f"{key} is 0, so the port is not known here: give {option} as `mdp run` printed it")
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - the server listens there, we connect to loopback
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _client(config_path: str | None, url: str | None, api_key: str | None) -> WdsClient:
-    from mdp.client import WdsClient
-
-    if not url:
-        wds = _load(config_path).config.wds
-        url = f"ws://{_address('--url', 'wds.port', wds.host, wds.port)}/ws"
-        # Who may read the configuration may use its keys.
-        api_key = api_key or (wds.api_keys[0] if wds.auth_enabled else None)
-    elif not url.startswith(("ws://", "wss://")):
-        raise Refused(f'--url: found "{url}"; allowed: an address such as ws://127.0.0.1:4202/ws')
-    return WdsClient(url, api_key or "")
-
-
 @main.command()
-@click.argument("feeds", metavar="FEED...", nargs=-1, required=True)
-@_client_options
-def watch(feeds: tuple[str, ...], config_path: str | None, url: str | None, api_key: str | None) -> None:
-    """Watch feeds live: tables on a terminal, one JSON line a message in a pipe. Reconnects.
-
-    \b
-    Examples:
-      mdp watch scanners:top_gainers
-      mdp watch quote:AAPL quote:NVDA daily_range_hod_alert
-      mdp watch 'stocks:trades:*' | head
-      mdp watch scanners:top_volume --url wss://mdp.example/ws
-    """
-    from rich.console import Console
-
-    from mdp.client import ClientError
-    from mdp.commands.watch import watch as watch_feeds
-
-    if len(feeds) > _MAX_FEEDS:
-        raise Refused(
-            f"found {len(feeds)} feeds; allowed: at most {_MAX_FEEDS} (a wildcard such as quote:* is one)"
-        )
-    client = _client(config_path, url, api_key)
-
-    async def session() -> None:
-        async with client:
-            await watch_feeds(client, list(dict.fromkeys(feeds)), Console())
-
-    try:
-        asyncio.run(session())
-    except KeyboardInterrupt:
-        return  # the usual way to end it
-    except ClientError as error:
-        raise Failed(str(error)) from None
-
-
-@main.command()
-@click.argument("key")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=4300, show_default=True, help="0 picks a free one and prints it.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="At most so many items of a list or rows of a board."
+    "--replay", default="", metavar="FILE", help="Send a recording instead of the simulated market."
 )
-@_client_options
-def get(key: str, limit: int | None, config_path: str | None, url: str | None, api_key: str | None) -> None:
-    """Print the last value of a feed as JSON; null where there is none.
-
-    \b
-    Examples:
-      mdp get quote:AAPL
-      mdp get scanners:top_gappers --limit 10
-      mdp get market:status | jq .
-    """
-    import orjson
-
-    from mdp.client import ClientError, Disconnected
-
-    client = _client(config_path, url, api_key)
-
-    async def session() -> Any:
-        async with client:
-            return await client.get(key, limit)
-
-    try:
-        value = asyncio.run(session())
-    except (ClientError, Disconnected) as error:
-        raise Failed(str(error)) from None
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0).decode())
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop by itself after so long.")
-@click.option("--url", help="Of the admin API, http://host:port  [default: from the configuration]")
-@click.option("--token", envvar="MDP_ADMIN_TOKEN", show_envvar=True, help="Token of the admin API.")
-@_config_option
-def record(
-    file: Path, seconds: float | None, url: str | None, token: str | None, config_path: str | None
+@click.option("--speed", default="1", metavar="N|max", show_default=True, help="Market seconds a second.")
+@click.option("--replay-end", type=click.Choice(["stay", "close", "loop"]), default="stay", show_default=True)
+@click.option("--seed", default=1, show_default=True, help="Same seed, same market.")
+@click.option("--symbols", default=11_000, show_default=True, help="Symbols of the simulated market.")
+@click.option("--rate", default=5_000.0, show_default=True, help="Average events a second.")
+@click.option("--start", default=None, metavar="TIME", help="New York time, e.g. 2026-03-10T09:25:00.")
+@click.option(
+    "--second-connection",
+    type=click.Choice(["allow", "reject", "evict"]),
+    default="allow",
+    show_default=True,
+    help="What a second connection with the same key does.",
+)
+@click.option("--not-authorized", default="", metavar="TOPICS", help="Topics the plan lacks, e.g. LULD,Q.")
+@click.option(
+    "--fault", "faults", multiple=True, metavar="NAME[=VALUE]", help="Switch a fault on; repeatable."
+)
+def simulate(
+    *,
+    host: str,
+    port: int,
+    replay: str,
+    speed: str,
+    replay_end: Literal["stay", "close", "loop"],
+    seed: int,
+    symbols: int,
+    rate: float,
+    start: str | None,
+    second_connection: Literal["allow", "reject", "evict"],
+    not_authorized: str,
+    faults: tuple[str, ...],
 ) -> None:
-    """Record the provider's raw frames into FILE (NAME.frames.gz) until Ctrl-C.
+    """Serve Massive's WebSocket and REST protocols: a simulated market, or a recorded day.
 
-    The running `mdp run` writes the file, because the provider allows one connection. A replay of it:
-    mdp simulate --replay FILE
+    For the tests of anyone who builds a client. Keys that it accepts: MDP_SIMULATOR_API_KEYS
+    (comma-separated); any key without it.
 
     \b
     Examples:
-      mdp record today.frames.gz
-      mdp record open.frames.gz --seconds 600
+      mdp simulate
+      mdp simulate --replay day.frames.gz --speed 60
+      mdp simulate --port 0 --symbols 500 --rate 50000 --fault late_bars=0.05
     """
-    from mdp.commands.record import SUFFIX, Recorder, RecordError
+    from mdp.config import LogConfig
+    from mdp.observability.logging import configure
+    from mdp.simulator import SimulatorOptions, parse_fault, parse_speed
+    from mdp.simulator import run as run_simulator
 
-    if not file.name.endswith(SUFFIX) or file.name == SUFFIX:
-        raise Refused(f'FILE: found "{file}"; allowed: a name that ends with {SUFFIX}, e.g. today{SUFFIX}')
-    if not url:
-        admin = _load(config_path).config.admin
-        url = f"http://{_address('--url', 'admin.port', admin.host, admin.port)}"
-        token = token or admin.token
-    recorder = Recorder(url, token or "")
-    path = file.absolute()
-
-    def progress(status: dict[str, Any], elapsed: float) -> None:
-        click.echo(f"\r{elapsed:6.0f} s  {_recorded(status)}  ", nl=False, err=True)
-
-    async def session() -> dict[str, Any]:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        if seconds is not None:
-            loop.call_later(seconds, stop.set)
-        return await recorder.record(path, stop, progress)
-
-    click.echo(f"Recording into {path}; Ctrl-C stops.", err=True)
+    configure(LogConfig())
     try:
-        final = asyncio.run(session())
-    except RecordError as error:
-        click.echo(err=True)
-        raise Failed(str(error)) from None
-    click.echo(f"\nRecorded {_recorded(final)} into {path}", err=True)
+        options = SimulatorOptions(
+            host=host,
+            port=port,
+            seed=seed,
+            symbols=symbols,
+            events_per_second=rate,
+            speed=parse_speed(speed),
+            replay=replay,
+            replay_end=replay_end,
+            second_connection=second_connection,
+            not_authorized=[topic for topic in not_authorized.split(",") if topic],
+            api_keys=[key for key in os.environ.get("MDP_SIMULATOR_API_KEYS", "").split(",") if key],
+            faults=dict(parse_fault(fault) for fault in faults),
+        )
+        if start is not None:
+            options.start = start
+        asyncio.run(run_simulator(options))
+    except KeyboardInterrupt:
+        return
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        raise Failed(f"cannot serve on {host}:{port}: {error.strerror or error}") from None
 
 
-def _recorded(status: Mapping[str, Any]) -> str:
-    return f"{status.get('frames', 0):,} frames, {status.get('bytes', 0):,} bytes"
-
-
-def _usage_error(error: ValueError) -> NoReturn:
-    raise click.UsageError(str(error)) from None
+main.add_command(watch)
+main.add_command(get)
+main.add_command(record)

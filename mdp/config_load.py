@@ -25,8 +25,9 @@ MAX_FILE_BYTES = 1 << 20
 MAX_KEY_FILE_BYTES = 4_096
 PROVIDER_KEY_VARIABLES = ("MASSIVE_API_KEY", "POLYGON_API_KEY")  # in this order, after massive.api_key
 
-# Variables of ours that are no setting: the path of the file, and the key of `mdp watch` and `mdp get`.
-OTHER_VARIABLES = frozenset({"MDP_CONFIG", "MDP_API_KEY"})
+# Variables of ours that are no setting: the path of the file, the key of `mdp watch` and `mdp get`,
+# and the keys that the simulator accepts.
+OTHER_VARIABLES = frozenset({"MDP_CONFIG", "MDP_API_KEY", "MDP_SIMULATOR_API_KEYS"})
 # Kubernetes describes each service of a namespace in variables; a service named mdp-wds makes
 # MDP_WDS_SERVICE_HOST and its like. They are nobody's settings and no reason to refuse a start.
 _KUBERNETES = re.compile(r"MDP_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
