@@ -127,8 +127,7 @@ async def watch(client: WdsClient, feeds: Sequence[str], console: Console) -> No
         get_renderable=render,
         console=console,
         refresh_per_second=_REFRESH_PER_SECOND,
-        vertical_overflow="crop",
-        screen=True,
+        vertical_overflow="crop",  # the last state stays on the screen, whole, after Ctrl-C
     ):
         await _follow_all(client, feeds, lambda feed, payload: views[feed].add(payload), set_state)
 
