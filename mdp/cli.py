@@ -84,7 +84,7 @@ def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, obje
 
     import structlog
 
-    from mdp import app
+    import mdp.app as app
     from mdp.observability.logging import configure
 
     configure(loaded.config.log, secrets_of(loaded.config))
