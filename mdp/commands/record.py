@@ -38,12 +38,16 @@ class Recorder:
     async def record(
         self, path: Path, stop: asyncio.Event, on_progress: Callable[[dict[str, Any], float], None]
     ) -> dict[str, Any]:
-        """Record into `path` until `stop` is set; returns what the process says of the finished file.
+        """Record into `path` until `stop` is set.
 
         Args:
             path: Of the new file, as the running process sees it.
             stop: Ends the recording when set.
             on_progress: Told about once a second what is recorded, and for how many seconds.
+
+        Returns:
+            The last state before the end: `path`, `frames`, `dropped`. What arrives while it is being
+            stopped is in the file, too.
 
         Raises:
             RecordError: The process could not be asked, refused, or stopped recording by itself.
@@ -52,22 +56,28 @@ class Recorder:
         async with aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session:
             await self._call(session, "POST", "/api/v1/record/start", {"path": str(path)})
             started = time.monotonic()
+            ours = True
             try:
-                while not stop.is_set():
+                while True:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), _POLL_SECONDS)
-                    status = await self._call(session, "GET", "/api/v1/record")
-                    on_progress(status, time.monotonic() - started)
-                    if not status.get("recording", True):
-                        raise RecordError(
-                            f"mdp stopped recording: {status.get('error') or 'no reason given'}"
-                        )
+                    state = (await self._call(session, "GET", "/api/v1/status")).get("recording")
+                    if not isinstance(state, dict) or state.get("path") != str(path):
+                        ours = False  # and neither is a recording that runs by now
+                        raise RecordError(f"somebody else stopped the recording of {path}")
+                    if state.get("error"):
+                        raise RecordError(f"mdp stopped recording: {state['error']}")
+                    on_progress(state, time.monotonic() - started)
+                    if stop.is_set():
+                        break
             except BaseException:
                 # A recording that nobody watches any more would go on until the disk is full.
-                with contextlib.suppress(RecordError):
-                    await self._call(session, "POST", "/api/v1/record/stop")
+                if ours:
+                    with contextlib.suppress(RecordError):
+                        await self._call(session, "POST", "/api/v1/record/stop", {})
                 raise
-            return await self._call(session, "POST", "/api/v1/record/stop")
+            await self._call(session, "POST", "/api/v1/record/stop", {})
+            return state
 
     async def _call(
         self, session: aiohttp.ClientSession, method: str, path: str, body: dict[str, Any] | None = None

@@ -171,4 +171,5 @@ def record(
 
 
 def _recorded(status: Mapping[str, Any]) -> str:
-    return f"{status.get('frames', 0):,} frames, {status.get('bytes', 0):,} bytes"
+    dropped = status.get("dropped", 0)
+    return f"{status.get('frames', 0):,} frames" + (f" ({dropped:,} dropped)" if dropped else "")

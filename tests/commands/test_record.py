@@ -21,36 +21,32 @@ class Admin:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.path = ""
-        self.recording = False
         self.frames = 0
-        self.fails_after = 1_000  # polls until recording ends by itself
+        self.error = ""
 
     async def start(self, request: web.Request) -> web.Response:
         """POST /api/v1/record/start"""
         self.calls.append("start")
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return web.json_response({"error": "unauthorized"}, status=401)
-        if self.recording:
-            return web.json_response({"error": "already recording"}, status=409)
-        self.path, self.recording = (await request.json())["path"], True
-        return web.json_response(self._status())
+            return web.json_response({"error": "send Authorization"}, status=401)
+        if self.path:
+            return web.json_response({"error": f"a recording runs already: {self.path}"}, status=400)
+        self.path = (await request.json())["path"]
+        return web.json_response({"ok": True})
 
     async def status(self, request: web.Request) -> web.Response:
-        """GET /api/v1/record"""
+        """GET /api/v1/status"""
         self.calls.append("status")
         self.frames += 10
-        self.recording = self.recording and self.frames < self.fails_after * 10
-        return web.json_response(self._status())
+        state = {"path": self.path, "frames": self.frames, "dropped": 1, "error": self.error}
+        return web.json_response({"version": "1", "recording": state if self.path else None})
 
     async def stop(self, request: web.Request) -> web.Response:
         """POST /api/v1/record/stop"""
         self.calls.append("stop")
-        self.recording = False
-        return web.json_response(self._status())
-
-    def _status(self) -> dict[str, Any]:
-        state = {"recording": self.recording, "frames": self.frames, "bytes": self.frames * 100}
-        return state if self.recording else state | {"error": "No space left on device"}
+        assert request.content_type == "application/json", "the admin API accepts nothing else"
+        self.path = ""
+        return web.json_response({"ok": True})
 
 
 @pytest.fixture
@@ -59,7 +55,7 @@ async def admin(aiohttp_server: AiohttpServer) -> tuple[Admin, str]:
     api = Admin()
     application = web.Application()
     application.router.add_post("/api/v1/record/start", api.start)
-    application.router.add_get("/api/v1/record", api.status)
+    application.router.add_get("/api/v1/status", api.status)
     application.router.add_post("/api/v1/record/stop", api.stop)
     server = await aiohttp_server(application)
     return api, f"http://127.0.0.1:{server.port}/"
@@ -81,9 +77,8 @@ async def test_it_records_until_stopped(admin: tuple[Admin, str]) -> None:
             stop.set()
 
     final = await Recorder(url, TOKEN).record(Path("/somewhere/a.frames.gz"), stop, progress)
-    assert api.path == "/somewhere/a.frames.gz"
     assert seen == [10, 20, 30]
-    assert (final["frames"], final["bytes"]) == (30, 3_000)
+    assert final == {"path": "/somewhere/a.frames.gz", "frames": 30, "dropped": 1, "error": ""}
     assert (api.calls[0], api.calls[-1]) == ("start", "stop")
 
 
@@ -104,17 +99,30 @@ async def test_a_cancelled_command_stops_the_recording(admin: tuple[Admin, str])
 
 
 async def test_a_recording_that_ended_by_itself_is_an_error(admin: tuple[Admin, str]) -> None:
-    """A full disk is told, not taken for success."""
+    """A full disk is told, not taken for success, and the recording is cleared away."""
     api, url = admin
-    api.fails_after = 2
+    api.error = "No space left on device"
     with pytest.raises(RecordError, match="No space left on device"):
-        await Recorder(url, TOKEN).record(Path("a.frames.gz"), asyncio.Event(), lambda status, elapsed: None)
+        await Recorder(url, TOKEN).record(Path("a.frames.gz"), asyncio.Event(), lambda status, s: None)
+    assert api.calls[-1] == "stop"
+
+
+async def test_a_recording_that_somebody_else_stopped_is_an_error(admin: tuple[Admin, str]) -> None:
+    """The command does not go on as if frames were still kept."""
+    api, url = admin
+
+    def progress(status: dict[str, Any], elapsed: float) -> None:
+        api.path = "/another.frames.gz"
+
+    with pytest.raises(RecordError, match="somebody else stopped"):
+        await Recorder(url, TOKEN).record(Path("a.frames.gz"), asyncio.Event(), progress)
+    assert "stop" not in api.calls, "the other recording goes on"
 
 
 async def test_a_refused_token_is_told_without_it(admin: tuple[Admin, str]) -> None:
     """What to do is said, the token is not."""
     api, url = admin
-    with pytest.raises(RecordError, match=r"answered 401: unauthorized; give the token") as caught:
+    with pytest.raises(RecordError, match=r"answered 401: send Authorization; give the token") as caught:
         await Recorder(url, "wr0ng").record(
             Path("a.frames.gz"), asyncio.Event(), lambda status, elapsed: None
         )
@@ -125,10 +133,10 @@ async def test_a_refused_token_is_told_without_it(admin: tuple[Admin, str]) -> N
 async def test_a_second_recording_is_refused_and_stops_nothing(admin: tuple[Admin, str]) -> None:
     """The first one goes on."""
     api, url = admin
-    api.recording = True
-    with pytest.raises(RecordError, match="answered 409: already recording"):
+    api.path = "/first.frames.gz"
+    with pytest.raises(RecordError, match="answered 400: a recording runs already"):
         await Recorder(url, TOKEN).record(Path("b.frames.gz"), asyncio.Event(), lambda status, elapsed: None)
-    assert api.recording
+    assert api.path == "/first.frames.gz"
     assert "stop" not in api.calls
 
 
