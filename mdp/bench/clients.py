@@ -17,6 +17,7 @@ from mdp.bench.figures import Histogram, Quantiles
 
 BOARDS = ("scanners:top_gainers", "scanners:top_gappers", "scanners:top_volume")
 _START = b'"start_timestamp":'
+_RANK_WITHIN = 2_000  # bytes: every row of a board has a rank, no quote has
 _STARTS = re.compile(rb'"start_timestamp":\s*(\d{13})')
 
 
@@ -169,7 +170,7 @@ class _Connection(asyncio.Protocol):
             return
         group.messages += 1
         group.bytes += len(payload)
-        if b'"rank"' in payload[:2_000] or not payload.startswith(b"{"):
+        if b'"rank"' in payload[:_RANK_WITHIN]:
             group.boards += 1
             if self._samples_boards and group.age_ms is not None and (starts := _STARTS.findall(payload)):
                 _count(group.board_age, group.age_ms(int(max(starts))))

@@ -80,7 +80,8 @@ class Quit(msgspec.Struct, tag="quit"):
 class Sent(msgspec.Struct):
     """What was handed to the kernel whole since the start, counted where it was sent."""
 
-    frames: int = 0
+    frames: int = 0  # of events
+    acks: int = 0  # frames of statuses that answer requests after the authentication
     bytes: int = 0
     trades: int = 0
     quotes: int = 0

@@ -139,6 +139,10 @@ class Feeder:
         self._pump.attach(connection.outbox)
         self._subscribed.set()
 
+    def acknowledged(self) -> None:
+        """A frame of statuses went out that the platform's raw callback sees."""
+        self._pump.sent.acks += 1
+
     def wanted(self, subscriptions: protocol.Subscriptions) -> bool:
         """Whether a connection has asked for everything the frames hold."""
         return subscriptions.wants_all(_TOPICS[self._options.frames.mix])
@@ -252,11 +256,15 @@ class _Connection:
             answers = self._subscriptions.subscribe(request.params)
             if answers:
                 self._say(answers)
+                self._feeder.acknowledged()
             if not self._announced and self._feeder.wanted(self._subscriptions):
                 self._announced = True
                 self._feeder.subscribed(self)
         elif request.action == "unsubscribe":
-            self._say(self._subscriptions.unsubscribe(request.params))
+            answers = self._subscriptions.unsubscribe(request.params)
+            if answers:
+                self._say(answers)
+                self._feeder.acknowledged()
 
     def _say(self, statuses: list[tuple[str, str]]) -> None:
         self.outbox.put(text_frame(protocol.status_frame(statuses)), time.monotonic_ns())

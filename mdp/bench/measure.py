@@ -1,0 +1,250 @@
+"""One run: the real application in this process, the feeder and its clients in another."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from mdp.app import App, StartError
+from mdp.bench import accounting, control
+from mdp.bench.bare import BareSlice, measure_bare
+from mdp.bench.figures import middle, ratio
+from mdp.bench.frames import FrameOptions, FrameSource
+from mdp.bench.options import IngestOptions
+from mdp.bench.process import BenchError, FeederProcess, LagProbe, Machine, peak_rss_mb, rss_mb
+from mdp.bench.result import Result, Segment
+from mdp.config import Config
+
+_CREDIT_SECONDS = 0.005
+_SEGMENT_SECONDS = 3.0
+_RAMP_SECONDS = 0.3  # of each segment, not measured: the window fills
+_SAMPLE_EVENTS = 40_000  # of the frames decoded bare: 5 MB, as little in the CPU's cache as live frames
+_DRAIN_SECONDS = 15.0
+
+
+async def run(options: IngestOptions) -> Result:
+    """Measure once, as the options say.
+
+    Raises:
+        BenchError: Something did not come up, or the feeder failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="mdp-bench-") as folder:
+        return await _Run(options, Path(folder)).measure()
+
+
+def configuration(ready: control.Ready, folder: Path) -> Config:
+    """The application's defaults, pointed at the feeder, on free ports, keeping its files in a folder."""
+    config = Config()
+    config.massive.feed = f"127.0.0.1:{ready.ws_port}"
+    config.massive.rest_url = f"http://127.0.0.1:{ready.rest_port}"
+    config.massive.secure = False
+    config.massive.api_key = "bench"
+    config.cache.snapshot_path = str(folder / "mdp.snapshot")
+    for section in (config.wds, config.scp, config.metrics, config.admin):
+        section.port = 0
+    config.log.level = "error"
+    return config
+
+
+class _Run:
+    def __init__(self, options: IngestOptions, folder: Path) -> None:
+        self._options, self._folder = options, folder
+        self._frames = FrameOptions(
+            seed=options.seed,
+            symbols=options.symbols,
+            zipf=options.zipf,
+            events_per_frame=options.events_per_frame,
+            mix=options.mix,
+        )
+        self._probe = LagProbe()
+        self._bare: list[BareSlice] = []
+        self._result = Result(
+            machine=Machine.here(),
+            mode=options.mode,
+            mix=options.mix,
+            symbols=options.symbols,
+            events_per_frame=options.events_per_frame,
+        )
+        self._app: App
+        self._feeder: FeederProcess
+        self._window = 0
+
+    async def measure(self) -> Result:
+        options, result = self._options, self._result
+        sample = self._sample()
+        self._feeder = await FeederProcess.start(control.FeederOptions(frames=self._frames))
+        try:
+            ready = self._feeder.ready
+            self._window = self._window_events(ready.mean_frame_bytes)
+            self._probe.start()
+            self._app = await self._started(configuration(ready, self._folder))
+            crediting = asyncio.create_task(self._credit())
+            try:
+                await self._phases(sample)
+            finally:
+                crediting.cancel()
+                self._probe.hold()
+                await self._app.stop()
+        finally:
+            await self._feeder.stop()
+        result.rss_peak_mb = peak_rss_mb()
+        result.bare_rate = middle([piece.rate for piece in self._bare])
+        result.open_seconds = options.seconds if options.mode == "open" else 0.0
+        return result
+
+    @staticmethod
+    async def _started(config: Config) -> App:
+        try:
+            app = App(config, ["all"])
+            await app.start()
+        except StartError as exc:
+            raise BenchError(f"the application did not start: {exc}") from None
+        return app
+
+    async def _phases(self, sample: list[bytes]) -> None:
+        options, result, feeder = self._options, self._result, self._feeder
+        app_port = self._app.wds.port
+        await feeder.ask(control.Connect(app_port, options.clients, options.quotes))
+        result.rss_start_mb = rss_mb()
+        report = await feeder.ask(control.Fill(options.full_windows, self._window), 300)
+        await self._drained(report.sent.events)
+        result.fill_events = report.sent.events
+        result.rss_filled_mb = rss_mb()
+        multiple = options.multiple
+        if options.mode == "closed" or multiple:
+            await self._closed(sample, options.seconds if not multiple else 9.0)
+        if options.mode == "open":
+            result.rss_normal_mb = peak_rss_mb()
+            await self._open(sample, multiple * result.rate if multiple else options.events_per_second)
+        report = await feeder.ask(control.Ask())
+        await self._drained(report.sent.events)
+        await asyncio.sleep(0.2)  # what is due to clients arrives within a tick
+        report = await feeder.ask(control.Ask())
+        self._conclude(report)
+
+    async def _closed(self, sample: list[bytes], seconds: float) -> None:
+        """Segments of closed loop, bare decoding between them."""
+        feeder, result = self._feeder, self._result
+        feeder.tell(control.Closed(self._window))
+        await asyncio.sleep(self._options.warmup)
+        await self._paused()
+        before = await self._slice(sample)
+        self._probe.restart()
+        cpu = events = 0.0
+        for _ in range(max(round(seconds / _SEGMENT_SECONDS), 1)):
+            feeder.tell(control.Closed(self._window))
+            await asyncio.sleep(_RAMP_SECONDS)
+            started = self._reading()
+            await asyncio.sleep(min(seconds, _SEGMENT_SECONDS))
+            ended = self._reading()
+            await self._paused()
+            after = await self._slice(sample)
+            segment = Segment(
+                events=ended[0] - started[0],
+                wall_seconds=ended[1] - started[1],
+                cpu_seconds=ended[2] - started[2],
+                bare_rate=(before.rate + after.rate) / 2,
+                bare_cpu_rate=(before.cpu_rate + after.cpu_rate) / 2,
+            )
+            result.segments.append(segment)
+            cpu += segment.cpu_seconds
+            events += segment.events
+            before = after
+        result.cpu_us_per_event = ratio(cpu, events) * 1e6
+        result.cpu_in_bare = middle(
+            [ratio(s.cpu_seconds, s.events) * s.bare_cpu_rate for s in result.segments]
+        )
+        result.lag_ms = self._probe.quantiles()
+
+    async def _open(self, sample: list[bytes], rate: float) -> None:
+        """Frames at a fixed rate; a warm-up at the same rate first, unless it is an overload."""
+        options, feeder, result = self._options, self._feeder, self._result
+        if not options.multiple and options.warmup:
+            report = await feeder.ask(control.Open(rate, options.warmup), options.warmup + 30)
+            await self._drained(report.sent.events)
+        before = await self._slice(sample)
+        await asyncio.sleep(0.2)
+        self._probe.restart()
+        started = self._reading()
+        report = await feeder.ask(control.Open(rate, options.seconds), options.seconds + 60)
+        ended = self._reading()
+        result.lag_ms = self._probe.quantiles()
+        result.sender_lateness_ms = report.lateness
+        result.open_rate = rate
+        result.open_processed_rate = ratio(ended[0] - started[0], ended[1] - started[1])
+        await self._drained(report.sent.events)
+        after = await self._slice(sample)
+        cpu = ratio(ended[2] - started[2], ended[0] - started[0])
+        result.cpu_us_per_event = cpu * 1e6
+        result.cpu_in_bare = cpu * (before.cpu_rate + after.cpu_rate) / 2
+
+    def _conclude(self, report: control.Report) -> None:
+        result, app = self._result, self._app
+        result.clients = report.clients
+        result.sent = report.sent
+        result.connections = report.connections
+        result.cut = report.cut
+        result.sender_most_waiting_bytes = report.most_waiting_bytes
+        result.sender_longest_wait_ms = report.longest_wait_ms
+        result.accounting = self._accounting()
+        result.checks = accounting.checks(result.accounting, report.sent)
+        result.longest_lag_ms = self._probe.longest_ms
+        result.longest_stage, seconds = app.steps.longest()
+        result.longest_step_ms = seconds * 1000
+        result.rss_end_mb = rss_mb()
+
+    def _sample(self) -> list[bytes]:
+        """Frames as the feeder sends them; this source is thrown away before the platform starts."""
+        source = FrameSource(self._frames, pool_events=_SAMPLE_EVENTS)
+        count = max(_SAMPLE_EVENTS // self._frames.events_per_frame, 1)
+        base = control.FeederOptions().base_ms
+        return [source.next(base + number).data for number in range(count)]
+
+    async def _slice(self, sample: list[bytes]) -> BareSlice:
+        """Decode bare. It blocks the loop, so neither the bench's probe nor the platform's counts that."""
+        self._probe.hold()
+        await self._app.loop_lag.stop()
+        piece = measure_bare(sample)
+        self._bare.append(piece)
+        await self._app.loop_lag.start()
+        self._probe.start()
+        return piece
+
+    def _reading(self) -> tuple[int, float, float]:
+        return self._app.processed_events(), time.perf_counter(), time.process_time()
+
+    def _accounting(self) -> accounting.Accounting:
+        return accounting.read(self._app.accounting())
+
+    def _window_events(self, mean_frame_bytes: int) -> int:
+        per_event = mean_frame_bytes / self._frames.events_per_frame
+        return int(self._options.credit_bytes / per_event)
+
+    async def _credit(self) -> None:
+        """Tell the feeder how far the platform is; what was lost counts too, lest the window stays shut."""
+        last, waited = -1, 0
+        while True:
+            processed = self._app.processed_events()
+            if processed != last:
+                last, waited = processed, 0
+                self._feeder.tell(control.Credit(processed))
+            else:
+                waited += 1
+                if waited % 40 == 0:
+                    self._feeder.tell(control.Credit(self._accounting().settled))
+            await asyncio.sleep(_CREDIT_SECONDS)
+
+    async def _paused(self) -> None:
+        report = await self._feeder.ask(control.Pause())
+        await self._drained(report.sent.events)
+
+    async def _drained(self, sent: int) -> None:
+        """Wait until the platform is through with everything sent, or nothing moves any more."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < deadline:
+            if self._accounting().settled >= sent:
+                return
+            await asyncio.sleep(0.02)
+        # Not reached: the accounting will show what is missing.
