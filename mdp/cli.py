@@ -16,6 +16,7 @@ from typing import Literal
 import click
 
 from mdp import __version__
+from mdp.commands.bench import bench
 from mdp.commands.common import Failed, Refused, config_option, load_or_refuse, setting_options
 from mdp.commands.remote import get, record, watch
 from mdp.config import ConfigError, secrets_of
@@ -201,6 +202,7 @@ def simulate(
         raise Failed(f"cannot serve on {host}:{port}: {error.strerror or error}") from None
 
 
+main.add_command(bench)
 main.add_command(watch)
 main.add_command(get)
 main.add_command(record)

@@ -84,8 +84,8 @@ def test_every_command_has_help_with_an_example() -> None:
     for command in commands():
         result = mdp(command, "--help")
         assert result.exit_code == 0, command
-        if command != "bench":
-            assert f"  mdp {command}" in result.output.split("Examples:")[1], command
+        assert f"  mdp {command}" in result.output.split("Examples:")[1], command
+    assert "  mdp bench ingest" in mdp("bench", "ingest", "--help").output.split("Examples:")[1]
 
 
 def test_the_version_is_shown() -> None:
@@ -246,6 +246,33 @@ def test_config_warns_of_ignored_variables() -> None:
     assert "tcp://" not in result.stdout
 
 
+# --- bench ---
+
+
+def test_bench_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults are the measurement's own, and its exit code is the command's."""
+    from mdp.bench import ingest
+    from mdp.bench.options import IngestOptions
+
+    seen: list[IngestOptions] = []
+
+    def measure(options: IngestOptions) -> int:
+        seen.append(options)
+        return 1
+
+    monkeypatch.setattr(ingest, "main", measure)
+    monkeypatch.setattr("mdp.observability.logging.configure", lambda *args: None)
+    assert mdp("bench", "ingest").exit_code == 1
+    changed = "--mode open --rate 1.5x --mix aggregates --compare-symbols 9 --compare-symbols 8 --json x.json"
+    assert mdp("bench", "ingest", *changed.split()).exit_code == 1
+    assert seen == [
+        IngestOptions(),
+        IngestOptions(mode="open", rate="1.5x", mix="aggregates", compare_symbols=[9, 8], json="x.json"),
+    ]
+    options = {parameter.name for parameter in main.commands["bench"].commands["ingest"].params}  # type: ignore[attr-defined]
+    assert options - {"json_path"} == set(IngestOptions.__struct_fields__) - {"json"}
+
+
 # --- clients and simulator: what is refused before anything is opened ---
 
 
@@ -262,6 +289,10 @@ def test_config_warns_of_ignored_variables() -> None:
         (["simulate", "--fault", "gremlins"], "unknown fault 'gremlins'"),
         (["simulate", "--port", "70000"], "port must be"),
         (["simulate", "--replay", "missing.frames.gz"], "missing.frames.gz"),
+        (["bench", "fanout"], "No such command"),
+        (["bench", "ingest", "--mix", "trades"], "'all', 'aggregates'"),
+        (["bench", "ingest", "--json", "missing/x.json"], "a folder that exists"),
+        (["bench", "ingest", "--rate", "fast"], "rate must be events per second"),
     ],
 )
 def test_a_wrong_call_is_refused(arguments: list[str], part: str) -> None:
