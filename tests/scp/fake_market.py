@@ -72,7 +72,12 @@ class FakeMarket:
             self._event(feeds.LOD_ALERT, "low", "")
         if self.seconds % 5 == 1:
             row = pick.choice(self._rows)
-            halt = {"symbol": row["symbol"], "state": "halted", "timestamp": self._now(), "reason": "LULD pause"}
+            halt = {
+                "symbol": row["symbol"],
+                "state": "halted",
+                "timestamp": self._now(),
+                "reason": "LULD pause",
+            }
             self._cache.push(feeds.HALTS, "", halt)
             self._bus.publish(feeds.HALTS, "", halt)
         status = {
@@ -89,8 +94,8 @@ class FakeMarket:
     def _event(self, family: feeds.Family, direction: str, note: str) -> None:
         row = self._random.choice(self._rows)
         alert = {
-            "session": "regular", "direction": direction, "price": row["close"], "previous": row["close"] - 0.01,
-            "timestamp": self._now() / 1_000, "note": note, **row,
+            "session": "regular", "direction": direction, "price": row["close"],
+            "previous": row["close"] - 0.01, "timestamp": self._now() / 1_000, "note": note, **row,
         }  # fmt: skip
         self._cache.push(family, "", alert)
         self._bus.publish(family, "", alert)
@@ -105,7 +110,7 @@ async def main() -> None:
     service = WidgetDataService(WdsConfig(port=0), bus, cache, own_origins=page.origins)
     await service.start()
     await page.start()
-    print(f"http://127.0.0.1:{page.port}/", flush=True)  # noqa: T201
+    print(f"http://127.0.0.1:{page.port}/", flush=True)
     while True:
         market.step()
         await asyncio.sleep(1)

@@ -1,7 +1,7 @@
 // The live page: three boards, the market's state, the latest highs, lows and halts.
 
 import { Feed } from "./feed.js";
-import { compact, known, lag, percent, price, time, times, words } from "./format.js";
+import { compact, count, known, lag, percent, price, time, times, words } from "./format.js";
 
 const ROWS = 25;
 const ALERTS = 30;
@@ -178,7 +178,7 @@ function haltLine(item) {
   return entry(resumed ? "up" : "down", [
     ["when", time(millis(item.timestamp ?? item.halted_at ?? item.time))],
     ["symbol", String(item.symbol ?? "?")],
-    ["what", resumed ? "▶ resumed" : "⏸ halted"],
+    ["what", resumed ? "▶ resumed" : "■ halted"],
     ["note", typeof reason === "string" ? reason : ""],
   ]);
 }
@@ -195,7 +195,7 @@ function showStatus(status) {
     "feed-state": words(status.feed_state),
     lag: lag(status.lag_ms),
     events: compact(round(status.events_per_second)),
-    symbols: compact(status.symbols),
+    symbols: count(status.symbols),
     "new-highs": compact(status.new_highs),
     "new-lows": compact(status.new_lows),
   };
@@ -251,6 +251,7 @@ async function main() {
   const feeds = [];
   for (const section of document.querySelectorAll(".board")) {
     const board = new Board(section);
+    states.set(board.feed, ["connecting", ""]);
     feeds.push(new Feed(url, {
       feeds: [board.feed],
       gets: [{ cache: board.feed, limit: ROWS }],
@@ -260,6 +261,7 @@ async function main() {
       onState: (state, reason) => showConnection(board.feed, state, reason),
     }));
   }
+  states.set("status", ["connecting", ""]);
   feeds.push(new Feed(url, {
     feeds: ["market:status", "daily_range_hod_alert", "daily_range_lod_alert", "halts"],
     gets: [

@@ -42,6 +42,9 @@ export function times(value) {
   return `${value.toFixed(value >= 99.95 ? 0 : 1)}×`;
 }
 
+/** A whole number in full: "11,022". */
+export const count = (value) => (isNumber(value) ? value.toLocaleString("en-US") : NOTHING);
+
 /** A count where 0 means "not known", as a missing reference value does. */
 export const known = (value) => (value === 0 ? NOTHING : compact(value));
 
