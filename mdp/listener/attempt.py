@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from massive import WebSocketClient
 from massive.websocket.models import Feed
 from websockets.asyncio.client import ClientConnection
@@ -32,6 +33,8 @@ from .states import ListenerCounters
 
 if TYPE_CHECKING:
     from .recorder import Recorder
+
+log = structlog.get_logger(__name__)
 
 #: Frames that may wait between socket and callback before the socket is not read any more.
 MAX_QUEUE = 128
@@ -114,7 +117,7 @@ class Attempt:
             max_reconnects=0,
             secure=config.secure,
         )
-        _quiet_client_logger()
+        _silence_client_logger()
 
     @property
     def data_seconds(self) -> float:
@@ -161,14 +164,15 @@ class Attempt:
         """Make `wanted` the subscriptions of the live connection (within a second)."""
         client = self._client
         client.unsubscribe(*sorted(client.scheduled_subs - wanted))
-        # The client takes "A.*" for a prefix and drops "AM.*" with it. Naming all that is wanted again,
-        # short topics first and wildcards before symbols, leaves exactly what is wanted scheduled.
-        client.subscribe(*sorted(wanted, key=lambda pair: (not pair.endswith(".*"), len(pair), pair)))
+        client.subscribe(*sorted(wanted - client.scheduled_subs))
+        # With a wildcard both drop too much: "A.*" counts as a prefix of "AM.*", and so of itself.
+        client.scheduled_subs = set(wanted)
 
     def _callback(self) -> Callback:
         """What the client awaits for each frame. Everything here is paid per frame."""
         sink = self._sink
-        clock, append, counters = sink.clock, sink.ring.append, sink.counters
+        ring, clock, counters = sink.ring, sink.clock, sink.counters
+        append = ring.append
 
         async def on_frame(frame: RawFrame) -> None:
             now = clock()
@@ -180,6 +184,8 @@ class Attempt:
                 sink.recorder.offer(frame, sink.wall_ns())
             if not self.first_frame_ns:
                 self._on_first_frame(now)
+            if ring.holding:  # a source that sends as fast as we read is slowed down by TCP
+                await ring.released()
 
         if self._client_yields:
             return on_frame
@@ -197,7 +203,14 @@ class Attempt:
     def auth_answered(self, frame: bytes) -> None:
         """The second message, which the client swallows (called by the connection)."""
         for status in statuses_of(frame):
-            self._authenticated |= status.status == "auth_success"
+            if status.status == "auth_success":
+                self._authenticated = True
+                continue
+            log.warning(
+                "feed_auth_answer",
+                status=one_line(status.status, self._secrets),
+                message=one_line(status.message, self._secrets),
+            )
             # The client raises on `auth_failed` itself and takes any other answer for success.
             outcome = of_status(status.status, one_line(status.message, self._secrets))
             if outcome is not None and outcome.then is not Next.GIVE_UP:
@@ -237,7 +250,10 @@ class Attempt:
         if connection is None or not (exc is None or isinstance(exc, ConnectionClosed)):
             outcome = of_error(exc or ConnectionResetError("the client gave up"), self._secrets)
         else:
-            outcome = of_close(connection.close_code, connection.close_reason, self._secrets)
+            # Received from the server; or sent by us, for a frame above the limit or a ping without pong.
+            protocol = connection.protocol
+            close = protocol.close_rcvd or protocol.close_sent
+            outcome = of_close(close.code if close else None, close.reason if close else "", self._secrets)
         if outcome.then is not Next.RETRY:
             self.end(outcome)
             return
@@ -343,6 +359,12 @@ def _dial_logger(report: Callable[[BaseException], None]) -> logging.Logger:
     return logger
 
 
-def _quiet_client_logger() -> None:
-    """Stop the official client from printing to standard output; its lines still reach the root logger."""
-    logging.getLogger("WebSocketClient").handlers.clear()
+def _silence_client_logger() -> None:
+    """Stop the official client from logging, by default to standard output.
+
+    It logs answers of the server as they are, with the key if a server echoes it. What it would say is
+    in the outcome of the attempt, masked.
+    """
+    logger = logging.getLogger("WebSocketClient")
+    logger.handlers = [logging.NullHandler()]
+    logger.propagate = False

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from mdp.config import ConfigError, MassiveConfig
+from mdp.config import MassiveConfig
 from mdp.config_rules import RULES
 from mdp.stage import Health
 
@@ -77,6 +77,7 @@ class MassiveListener:
         self._attempt: Attempt | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._control = asyncio.Lock()  # operators one after the other
+        self._last_failure = ""  # why the last attempt ended, for people; empty once live
         self._stopped = False  # the stage, not only the feed
         self.gaps = GapLedger(wall_ms=wall_ms, market_ms=market_status.server_now_ms)
 
@@ -175,7 +176,7 @@ class MassiveListener:
         New subscriptions are asked for on the live connection; a new feed or market reconnects.
 
         Raises:
-            ConfigError: A value is not allowed; nothing was changed.
+            ValueError: One line: a value is not allowed; nothing was changed.
         """
         async with self._control:
             wanted = self._config.subscriptions if subscriptions is None else list(subscriptions)
@@ -227,6 +228,7 @@ class MassiveListener:
             self._enter(FeedState.FAILED, "no API key: set massive.api_key or MASSIVE_API_KEY")
             return
         self._backoff.reset()
+        self._last_failure = ""
         self._supervisor = asyncio.create_task(self._run(), name="listener")
 
     async def _halt(self, why: str) -> None:
@@ -259,7 +261,8 @@ class MassiveListener:
     async def _try_once(self) -> Outcome:
         """One connection, from dialling to its end."""
         config, counters = self._config, self.counters
-        self._enter(FeedState.CONNECTING, f"connecting to {config.feed}, {config.market}")
+        after = f"; last attempt: {self._last_failure}" if self._last_failure else ""
+        self._enter(FeedState.CONNECTING, f"connecting to {config.feed}, {config.market}{after}")
         counters.attempts += 1
         self.gaps.note_attempt()
         attempt = self._attempt = Attempt(
@@ -282,6 +285,7 @@ class MassiveListener:
             detail=outcome.detail,
             data_seconds=round(attempt.data_seconds, 3),
         )
+        self._last_failure = outcome.detail
         self._open_gap(outcome.reason, outcome.detail)
         if attempt.data_seconds >= config.stable_seconds:
             self._backoff.reset()
@@ -335,10 +339,12 @@ class MassiveListener:
                 self._market.now(config.market), self._book.served, open_for_ns=self._market.open_for_ns()
             )
             silent_ns = now - self.counters.last_frame_ns
-            if patience_ns is None or silent_ns <= patience_ns:
+            # While the ring holds the reader, it is us who are silent.
+            if patience_ns is None or silent_ns <= patience_ns or self._sink.ring.holding:
                 continue
             detail = f"open, but no data for {silent_ns / 1e9:.1f} s over all subscriptions"
             self.counters.stalls += 1
+            self._open_gap("stalled", detail)
             self._enter(FeedState.STALLED, detail)
             self._attempt.end(Outcome("stalled", detail))
 
@@ -347,6 +353,7 @@ class MassiveListener:
 
     def _on_live(self) -> None:
         self.counters.connects += 1
+        self._last_failure = ""
         self._book.asked(self._clock(), fresh=True)
         self._enter(FeedState.LIVE, f"receiving {self._config.market} from {self._config.feed}")
         ended = self.gaps.close()
@@ -387,4 +394,4 @@ def _check(key: str, value: Any) -> None:
     except (TypeError, AttributeError):  # not even the right type
         passes = False
     if not passes:
-        raise ConfigError(f"massive.{key}: {one_line(repr(value))} is not allowed; allowed: {rule.allowed}")
+        raise ValueError(f"massive.{key}: {one_line(repr(value))} is not allowed; allowed: {rule.allowed}")

@@ -28,7 +28,7 @@ _IDLE_SECONDS = 0.05
 _COMPRESS_LEVEL = 3  # keeps up with the feed; the default costs three times as much for a few percent
 
 
-class RecorderError(Exception):
+class RecorderError(ValueError):
     """A recording cannot begin. The message is one line that names the file."""
 
 

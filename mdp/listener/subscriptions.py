@@ -110,6 +110,7 @@ class SubscriptionBook:
 
     def _degrade(self, pairs: list[str]) -> list[str]:
         self.degraded.update(pairs)
+        self.unanswered.difference_update(pairs)
         return self._news(pairs)
 
     def _news(self, pairs: list[str]) -> list[str]:

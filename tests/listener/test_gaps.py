@@ -1,0 +1,115 @@
+"""The ledger of outages."""
+
+from __future__ import annotations
+
+import json
+
+from mdp.listener.gaps import MAX_STATES, GapLedger
+
+
+class Times:
+    """A wall clock and a market clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.wall = 1_000_000
+        self.market: int | None = 500_000
+
+    def ledger(self, max_entries: int = 10) -> GapLedger:
+        return GapLedger(wall_ms=lambda: self.wall, market_ms=lambda: self.market, max_entries=max_entries)
+
+
+def test_outage_is_an_interval_from_the_last_frame_to_the_next() -> None:
+    """On both clocks."""
+    times = Times()
+    ledger = times.ledger()
+    ledger.open("aborted", detail="broke", silent_ms=300)
+    times.wall += 5_000
+    times.market = 505_000
+    ledger.close()
+    (gap,) = ledger.entries()
+    assert (gap["start_ms"], gap["end_ms"]) == (999_700, 1_005_000)
+    assert (gap["market_start_ms"], gap["market_end_ms"]) == (499_700, 505_000)
+    assert (gap["reason"], gap["detail"], gap["number"]) == ("aborted", "broke", 1)
+
+
+def test_open_outage_has_no_end() -> None:
+    """So an operator sees that it lasts."""
+    ledger = Times().ledger()
+    ledger.open("refused")
+    assert ledger.entries()[0]["end_ms"] is None
+    assert ledger.current is not None
+
+
+def test_further_failures_belong_to_the_outage_that_lasts() -> None:
+    """One interval, the first reason, the attempts and states meanwhile."""
+    times = Times()
+    ledger = times.ledger()
+    ledger.open("aborted")
+    times.wall += 1
+    ledger.note_state("connecting")
+    ledger.note_attempt()
+    ledger.open("refused", silent_ms=5)
+    ledger.note_attempt()
+    ledger.close()
+    (gap,) = ledger.entries()
+    assert gap["reason"] == "aborted"
+    assert gap["start_ms"] == 1_000_000
+    assert gap["attempts"] == 2
+    assert gap["states"] == ["connecting"]
+
+
+def test_states_and_attempts_without_an_outage_are_not_remembered() -> None:
+    """The first connection of a process ends no outage."""
+    ledger = Times().ledger()
+    ledger.note_state("connecting")
+    ledger.note_attempt()
+    assert ledger.close() is None
+    assert ledger.entries() == []
+
+
+def test_market_time_is_none_while_unknown() -> None:
+    """Never guessed from the wall clock."""
+    times = Times()
+    times.market = None
+    ledger = times.ledger()
+    ledger.open("dns", silent_ms=100)
+    ledger.close()
+    assert ledger.entries()[0]["market_start_ms"] is None
+    assert ledger.entries()[0]["market_end_ms"] is None
+
+
+def test_oldest_entries_are_forgotten_and_numbers_go_on() -> None:
+    """Bounded, and still countable."""
+    ledger = Times().ledger(max_entries=3)
+    for _ in range(5):
+        ledger.open("aborted")
+        ledger.close()
+    assert [gap["number"] for gap in ledger.entries()] == [3, 4, 5]
+    assert (ledger.total, len(ledger)) == (5, 3)
+
+
+def test_states_of_a_long_outage_are_bounded() -> None:
+    """A night of attempts fills no memory."""
+    ledger = Times().ledger()
+    ledger.open("refused")
+    for _ in range(1_000):
+        ledger.note_state("connecting")
+    assert len(ledger.entries()[0]["states"]) == MAX_STATES
+
+
+def test_wall_clock_set_back_makes_no_negative_interval() -> None:
+    """The wall clock may jump; the end is never before the start."""
+    times = Times()
+    ledger = times.ledger()
+    ledger.open("aborted")
+    times.wall -= 60_000
+    ended = ledger.close()
+    assert ended is not None
+    assert ended.end_ms == ended.start_ms
+
+
+def test_entries_are_plain_json() -> None:
+    """They are served by the admin API."""
+    ledger = Times().ledger()
+    ledger.open("stalled")
+    assert json.loads(json.dumps(ledger.entries())) == ledger.entries()
