@@ -135,6 +135,7 @@ def configure(config: LogConfig, secrets: Iterable[str] = (), stream: TextIO | N
                 structlog.processors.StackInfoRenderer(),
                 structlog.processors.format_exc_info,  # before the mask: tracebacks may quote a secret
                 _mask,
+                _in_order,
                 structlog.processors.JSONRenderer() if as_json else _console_renderer(terminal),
             ],
         )
@@ -152,6 +153,12 @@ def configure(config: LogConfig, secrets: Iterable[str] = (), stream: TextIO | N
         if not any(isinstance(known, _ToRoot) for known in logger.filters):
             logger.addFilter(_ToRoot())
     logging.captureWarnings(True)
+
+
+def _in_order(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """When, how bad and what first: that is how lines are read."""
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event", "logger") if key in event}
+    return {**first, **event}
 
 
 def _console_renderer(terminal: bool) -> Processor:

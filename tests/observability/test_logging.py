@@ -58,6 +58,7 @@ def test_elsewhere_than_on_a_terminal_lines_are_json() -> None:
     stream = logged(LogConfig())
     structlog.get_logger("mdp.wds").warning("client_closed", reason="slow", queued_bytes=5)
     [entry] = entries(stream)
+    assert list(entry)[:4] == ["timestamp", "level", "event", "logger"]
     time = datetime.fromisoformat(entry.pop("timestamp"))
     assert time.utcoffset() == timedelta(0)
     assert entry == {
