@@ -325,11 +325,13 @@ def yielding(callback: Callback, clock: Callable[[], int]) -> Callback:
 
     async def on_frame(frame: RawFrame) -> None:
         nonlocal burst_start_ns
-        await callback(frame)
         if not burst_start_ns:
             burst_start_ns = clock()
             asyncio.get_running_loop().call_soon(turned)
-        elif clock() - burst_start_ns >= MAX_BURST_NS:
+            await callback(frame)
+            return
+        await callback(frame)
+        if clock() - burst_start_ns >= MAX_BURST_NS:
             await asyncio.sleep(0)
 
     return on_frame
