@@ -18,7 +18,9 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta, Struct
 
-Number = int | float
+#: Beyond these an event is malformed: nothing in a market is so large, and the journal's integers end there.
+LIMIT = 9_000_000_000_000_000_000
+Number = Annotated[int, Meta(ge=-LIMIT, le=LIMIT)] | Annotated[float, Meta(ge=-LIMIT, le=LIMIT)]
 Symbol = Annotated[str, Meta(min_length=1, max_length=32)]
 
 #: Wire types (`ev`) by the queue that carries them.

@@ -131,6 +131,31 @@ class MemoryCache:
     def provide(self, family: Family, provider: Callable[[str], Any]) -> None:
         self._providers[family.name] = provider
 
+    def lists(self) -> dict[str, list[tuple[int, Any]]]:
+        """Every list as `(ms it has left to live, item)`, newest first, for a snapshot."""
+        now = self._clock()
+        return {
+            key: [((expires - now) // 1_000_000, item) for expires, item in items if expires > now]
+            for key, items in self._lists.items()
+        }
+
+    def restore(self, key: str, items: list[Any], elapsed_ms: int) -> None:
+        """Append older items of a list, as `lists` gave them `elapsed_ms` ago."""
+        found = resolve(key)
+        if found is None or not found[0].max_items:
+            return
+        now = self._clock()
+        held = self._lists.setdefault(key, deque(maxlen=found[0].max_items))
+        for left_ms, item in items:
+            if left_ms > elapsed_ms and len(held) < found[0].max_items:
+                held.append((now + (left_ms - elapsed_ms) * 1_000_000, item))
+
+    def restore_item(self, key: str, item: Any) -> None:
+        """Put a journaled item at the head of its list."""
+        found = resolve(key)
+        if found is not None and found[0].max_items:
+            self.push(*found, item)
+
     def _value(self, key: str) -> Any:
         held = self._values.get(key)
         if held is None:

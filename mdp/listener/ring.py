@@ -45,6 +45,8 @@ class RawRing:
         self._frames: deque[tuple[int, Frame]] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
+        self._gate = asyncio.Event()
+        self._gate.set()
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -99,6 +101,23 @@ class RawRing:
     def wake(self) -> None:
         """Let whoever waits look again (used at shutdown)."""
         self._wake.set()
+
+    @property
+    def holding(self) -> bool:
+        """Whether the reader is asked to pause (the socket then fills, and TCP holds the sender)."""
+        return not self._gate.is_set()
+
+    def hold(self) -> None:
+        """Ask the reader to pause; see `mdp.processor.pace` for when that is right."""
+        self._gate.clear()
+
+    def release(self) -> None:
+        """Let the reader go on."""
+        self._gate.set()
+
+    async def released(self) -> None:
+        """What the reader awaits while `holding`."""
+        await self._gate.wait()
 
     def _shed(self) -> None:
         _, frame = self._frames.popleft()

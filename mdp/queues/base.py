@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
+
+
+#: Up to which index of a batch's events they came in a frame (an arrival, the frame as received).
+Mark = tuple[int, tuple[int, str | bytes]]
 
 
 class Batch:
@@ -13,13 +18,16 @@ class Batch:
     Attributes:
         events: The events. Analyzers must not change the list.
         arrival_ns: When the oldest of them arrived, on the monotonic clock.
+        marks: Where they came from: `(end, (arrival_ns, frame))` for each frame, in order; empty where
+            that is not known. Keeping a frame is cheaper than keeping its events: see `RawFeeds`.
     """
 
-    __slots__ = ("_symbols", "arrival_ns", "events")
+    __slots__ = ("_symbols", "arrival_ns", "events", "marks")
 
-    def __init__(self, events: list[Any], arrival_ns: int) -> None:
+    def __init__(self, events: list[Any], arrival_ns: int, marks: Sequence[Mark] = ()) -> None:
         self.events = events
         self.arrival_ns = arrival_ns
+        self.marks = marks
         self._symbols: set[str] | None = None
 
     def __len__(self) -> int:
@@ -32,6 +40,13 @@ class Batch:
         if symbols is None:
             symbols = self._symbols = {event.symbol for event in self.events}
         return symbols
+
+    def part(self, start: int, end: int) -> Batch:
+        """The events from `start` up to `end`, as a batch."""
+        marks = [(min(to, end) - start, source) for to, source in self.marks if to > start]
+        while len(marks) > 1 and marks[-2][0] >= end - start:
+            marks.pop()
+        return Batch(self.events[start:end], self.arrival_ns, marks)
 
 
 class QueueCounters(msgspec.Struct):

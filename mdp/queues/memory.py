@@ -89,7 +89,7 @@ class MemoryQueue:
                 self._batches.popleft()
                 left -= len(oldest)
             else:
-                self._batches[0] = Batch(oldest.events[left:], oldest.arrival_ns)
+                self._batches[0] = oldest.part(left, len(oldest))
                 left = 0
         self._waiting -= surplus
         self.counters.dropped += surplus

@@ -1,0 +1,367 @@
+"""Builds the stages of a role, runs them, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import structlog
+import uvloop
+
+from mdp import plugins
+from mdp.admin.server import AdminServer
+from mdp.analyzers.base import Analyzer
+from mdp.analyzers.state import Market
+from mdp.cache.memory import MemoryBus, MemoryCache
+from mdp.cache.persistence import Store
+from mdp.cache.reference import Reference
+from mdp.cache.rest import RestClient
+from mdp.config import Config
+from mdp.controls import AppControls
+from mdp.demo import Demo, DemoError, DemoOptions, configured
+from mdp.events import HALTS, QUEUES
+from mdp.listener.market_status import MarketStatusSource
+from mdp.listener.massive import MassiveListener
+from mdp.listener.ring import RawRing
+from mdp.market_status import MarketStatusFeed
+from mdp.observability.loop_lag import LoopLag, StepTimers
+from mdp.observability.metrics import Metrics
+from mdp.observability.server import MetricsServer
+from mdp.observability.wiring import show
+from mdp.processor.decode import DecodeStage
+from mdp.processor.engine import Engine
+from mdp.processor.keeper import Keeper
+from mdp.processor.pace import Pace
+from mdp.processor.results import Results
+from mdp.processor.worker import Processor
+from mdp.queues.base import Queue
+from mdp.queues.memory import MemoryQueue
+from mdp.scanner.base import Scanner
+from mdp.scanner.stage import ScannerStage
+from mdp.scp.server import ControlPlane
+from mdp.stage import Health, Stage
+from mdp.wds.server import WidgetDataService
+
+__all__ = ["App", "DemoOptions", "StartError", "run"]
+
+log = structlog.get_logger(__name__)
+
+_STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
+
+
+class StartError(Exception):
+    """The process cannot start: one line that says what to change."""
+
+
+class App:
+    """One process of the platform. Build it inside the running event loop, then `start`, `stop`.
+
+    Attributes are the stages; tests and the bench reach into them, nothing else does.
+    """
+
+    def __init__(self, config: Config, roles: list[str]) -> None:
+        if roles != ["all"]:
+            raise StartError(f"--role: found {','.join(roles)!r}; allowed: all")
+        self.config = config
+        self.roles = roles
+        massive = config.massive
+        self.metrics = Metrics()
+        self.loop_lag = LoopLag(self.metrics)
+        self.steps = StepTimers(self.metrics)
+        self.bus = MemoryBus()
+        self.cache = MemoryCache(self.bus)
+        self.results = Results(self.bus, self.cache)
+        self.market = Market(
+            max_symbols=config.processor.max_symbols, include_otc=config.processor.include_otc
+        )
+        self.engine = Engine(
+            self.market, self.results, self._analyzers(), max_failures=config.processor.max_failures
+        )
+        self.queues: dict[str, Queue] = {
+            name: MemoryQueue(
+                name,
+                max_events=config.mdq.max_events,
+                # A lost resumption would leave a symbol halted all day.
+                ttl_ns=0 if name == HALTS else int(config.mdq.ttl_seconds * 1e9),
+            )
+            for name in QUEUES
+        }
+        self.ring = RawRing(
+            max_bytes=massive.ring_bytes, max_age_ns=int(massive.ring_max_age_seconds * 1e9)
+        )
+        self.pace = Pace(self.ring)
+        self.market_status = MarketStatusSource(massive.rest_url, massive.api_key)
+        self.listener = MassiveListener(massive, self.ring, market_status=self.market_status)
+        self.decode = DecodeStage(
+            self.ring,
+            self.queues,
+            self.pace,
+            on_status=self.listener.on_status,
+            observe=self.steps.get("decode").record,
+        )
+        self.processor = Processor(
+            self.engine,
+            list(self.queues.values()),
+            observe=lambda name, seconds: self.steps.get(name).record(seconds),
+            processed=self._processed,
+        )
+        self.rest = RestClient(massive.rest_url, massive.api_key)
+        self.reference = Reference(self.rest)
+        self.reference.on_rows.append(self.market.refer)
+        self.keeper: Keeper | None = None
+        if config.cache.snapshot_path:
+            self.keeper = Keeper(
+                Store(config.cache.snapshot_path, massive.feed, massive.market),
+                self.engine,
+                self.cache,
+                period_seconds=config.cache.snapshot_seconds,
+            )
+        self.scanner = ScannerStage(
+            self.bus, self.results, self._scanners(), max_failures=config.processor.max_failures
+        )
+        self.wds = WidgetDataService(
+            config.wds, self.bus, self.cache, own_origins=lambda: self.scp.origins()
+        )
+        self.scp = ControlPlane(
+            config.scp, wds_port=lambda: self.wds.port, auth_required=config.wds.auth_enabled
+        )
+        self.status_feed = MarketStatusFeed(
+            self.market,
+            self.bus,
+            self.cache,
+            events=self.processed_events,
+            feed=self._feed_fields,
+            extra=self.scanner.status_fields,
+            lag_ms=self.lag_ms,
+            warming_up=lambda: not self.reference.ready,
+        )
+        self.metrics_server = MetricsServer(
+            config.metrics, self.metrics, live=self.live, ready=self.ready
+        )
+        self.admin = AdminServer(config.admin, AppControls(self))
+        self.feed_lag = show(self, self.metrics)
+        self._started: list[Stage] = []
+        self._chores: asyncio.Task[None] | None = None
+
+    def stages(self) -> Iterator[Stage]:
+        """In the order of starting: against the flow, so that whoever produces finds its consumers."""
+        yield self.loop_lag
+        yield self.metrics_server
+        yield self.admin
+        yield self.wds
+        yield self.scp
+        yield self.market_status
+        if self.keeper is not None:
+            yield self.keeper
+        yield self.scanner
+        yield self.status_feed
+        yield self.processor
+        yield self.decode
+        yield self.reference
+        yield self.listener
+
+    async def start(self) -> None:
+        """Start all stages; stops those that run where one cannot.
+
+        Raises:
+            StartError: E.g. an address is in use: one line.
+        """
+        for stage in self.stages():
+            try:
+                await stage.start()
+            except OSError as exc:
+                await self.stop()
+                raise StartError(f"{stage.name}: {exc.strerror or exc}") from None
+            self._started.append(stage)
+        self._chores = asyncio.create_task(self._look_after(), name="chores")
+        # What lives as long as the process needs no looking at by the collector: it made steps of 20 ms.
+        gc.collect()
+        gc.freeze()
+
+    async def stop(self) -> None:
+        """Stop in the reverse order: no more input, then work off what waits, then say goodbye."""
+        if self._chores is not None:
+            self._chores.cancel()
+            self._chores = None
+        until = time.monotonic() + _STOP_SECONDS
+        while self._started:
+            stage = self._started.pop()
+            try:
+                await asyncio.wait_for(stage.stop(), max(0.05, until - time.monotonic()))
+            except TimeoutError:
+                log.warning("stop_timeout", stage=stage.name)
+            except Exception as exc:  # the others must be stopped all the same
+                log.error("stop_failed", stage=stage.name, exc_info=exc)
+        await self.rest.close()
+
+    # What the rest of the process asks.
+
+    def processed_events(self) -> int:
+        """Events that went through the workers."""
+        return sum(counters.processed for counters in self.processor.counters.values())
+
+    def lag_ms(self) -> float | None:
+        """How far the market clock is behind the provider's server time; None while either is unknown."""
+        server = self.market_status.server_now_ms()
+        if server is None or not self.market.clock.now_ms:
+            return None
+        return server - self.market.clock.now_ms
+
+    def live(self) -> Health:
+        """Whether the process works at all; a supervisor restarts it where not."""
+        for stage in (self.loop_lag, self.decode, self.processor):
+            health = stage.health()
+            if not health.ok and stage in self._started:
+                return Health(False, f"{stage.name}: {health.detail}")
+        return Health(True, "works")
+
+    def ready(self) -> list[tuple[str, Health]]:
+        """Each part and whether it can serve: ready is who is live and warmed up."""
+        parts = [(stage.name, stage.health()) for stage in self.stages()]
+        started = {stage.name for stage in self._started}
+        return [
+            (name, health if name in started else Health(False, "not started yet")) for name, health in parts
+        ]
+
+    def accounting(self) -> dict[str, Any]:
+        """What came in and what became of it, each number as its stage counted it."""
+        ring, decode = self.ring.counters, self.decode.counters
+        return {
+            "ring": {
+                "frames": ring.frames,
+                "taken_frames": ring.taken_frames,
+                "shed_frames": ring.shed_frames,
+                "waiting_frames": len(self.ring),
+                "shed_events": ring.shed_events,
+                "bytes": ring.bytes,
+            },
+            "decoded": dict(decode.decoded),
+            "rejected": dict(decode.rejected),
+            "statuses": decode.statuses,
+            "queues": {
+                name: {
+                    "received": queue.counters.received,
+                    "processed": self.processor.counters[name].processed,
+                    "expired": queue.counters.expired,
+                    "dropped": queue.counters.dropped,
+                    "waiting": queue.waiting,
+                }
+                for name, queue in self.queues.items()
+            },
+        }
+
+    def ports(self) -> Mapping[str, int]:
+        """Where the servers listen, by section of the configuration."""
+        return {
+            "wds": self.wds.port,
+            "scp": self.scp.port,
+            "metrics": self.metrics_server.port,
+            "admin": self.admin.port,
+        }
+
+    def _processed(self, arrival_ns: int) -> None:
+        now_ms = self.market.clock.now_ms
+        self.pace.note(arrival_ns, now_ms)
+        server = self.market_status.server_now_ms()
+        if server is not None and now_ms:
+            self.feed_lag.observe(max(0.0, (server - now_ms) / 1000))
+
+    def _feed_fields(self) -> dict[str, Any]:
+        listener = self.listener
+        return {
+            "feed_state": listener.state.value,
+            "feed_detail": listener.detail,
+            "feed_since": listener.state_since,
+            "gaps": listener.gaps.total,
+        }
+
+    def _analyzers(self) -> list[Analyzer]:
+        names = self.config.processor.analyzers
+        return [
+            self._load("mdp.analyzers", name, Analyzer)(self.market, self.results)
+            for name in dict.fromkeys(names)
+        ]
+
+    def _scanners(self) -> list[Scanner]:
+        return [
+            self._load("mdp.scanners", name, Scanner)(self.results)
+            for name in dict.fromkeys(self.config.processor.scanners)
+        ]
+
+    @staticmethod
+    def _load(group: str, name: str, base: type) -> Any:
+        try:
+            return plugins.load(group, name, base)
+        except plugins.PluginError as exc:
+            raise StartError(str(exc)) from None
+
+    async def _look_after(self) -> None:
+        """Once a second, what belongs to no stage."""
+        while True:
+            await asyncio.sleep(1)
+            if self.keeper is not None:
+                self.keeper.check_rewind(self.market_status.server_now_ms())
+
+
+def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
+    """Run until a signal. The second one ends at once.
+
+    Returns:
+        The exit code: 0 after a signal, 1 where the start failed.
+    """
+    return uvloop.run(_main(config, roles, demo))
+
+
+async def _main(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(130)
+        stopping.set()
+
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sign, on_signal)
+    simulator = Demo(demo) if demo is not None else None
+    app: App | None = None
+    try:
+        if simulator is not None:
+            port = await simulator.start()
+            config = configured(config, port)
+        app = App(config, roles)
+        await app.start()
+        _announce(app, demo is not None)
+        await stopping.wait()
+        log.info("stopping", hint="Ctrl-C again ends at once")
+        return 0
+    except (StartError, DemoError) as exc:
+        log.error("not_started", reason=str(exc))
+        return 1
+    finally:
+        # The client's side goes first: its end is then ours, and no outage.
+        if app is not None:
+            await app.stop()
+        if simulator is not None:
+            await simulator.stop()
+        with contextlib.suppress(Exception):
+            log.info("stopped")
+
+
+def _announce(app: App, demo: bool) -> None:
+    config = app.config
+    for name, port in app.ports().items():
+        host = getattr(config, name).host
+        log.info("listening", service=name, address=f"{host}:{port}", port=port)
+    log.info(
+        "started",
+        feed="simulated market" if demo else config.massive.feed,
+        page=f"http://{config.scp.host}:{app.scp.port}/",
+        websocket=f"ws://{config.wds.host}:{app.wds.port}/ws",
+    )

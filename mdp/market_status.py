@@ -1,0 +1,98 @@
+"""The feed `market:status`: session, state of the provider's feed, lag, and what scanners add."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mdp.analyzers.state import Market
+from mdp.cache.base import Bus, Cache
+from mdp.feeds import MARKET_STATUS
+from mdp.stage import Health
+
+_PERIOD_SECONDS = 1.0
+
+
+class MarketStatusFeed:
+    """A stage: publishes `market:status` once a second.
+
+    Args:
+        market: Clock and session.
+        bus: Where to publish.
+        cache: Where the last value stays.
+        events: Events that went through the workers so far.
+        feed: State of the provider's feed: `feed_state`, `feed_detail`, `feed_since`, `gaps`.
+        extra: Fields of scanners.
+        lag_ms: How far the market clock is behind the provider's; None unknown.
+        warming_up: Whether reference values are still on their way.
+    """
+
+    name = "market_status_feed"
+
+    def __init__(
+        self,
+        market: Market,
+        bus: Bus,
+        cache: Cache,
+        *,
+        events: Callable[[], int],
+        feed: Callable[[], dict[str, Any]],
+        extra: Callable[[], dict[str, Any]],
+        lag_ms: Callable[[], float | None],
+        warming_up: Callable[[], bool],
+    ) -> None:
+        self._market = market
+        self._bus = bus
+        self._cache = cache
+        self._events = events
+        self._feed = feed
+        self._extra = extra
+        self._lag_ms = lag_ms
+        self._warming_up = warming_up
+        self._task: asyncio.Task[None] | None = None
+        self._last: tuple[float, int] = (time.monotonic(), 0)
+        self.events_per_second = 0.0
+
+    async def start(self) -> None:
+        """Begin to publish."""
+        self._task = asyncio.create_task(self._run(), name="market-status")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def health(self) -> Health:
+        running = self._task is not None and not self._task.done()
+        return Health(running, "publishes" if running else "does not run")
+
+    def payload(self) -> dict[str, Any]:
+        """The feed's payload now."""
+        market = self._market
+        day = market.clock.day
+        lag = self._lag_ms()
+        return {
+            "session": market.session,
+            "trading_day": day.day.isoformat() if day else None,
+            "market_time": market.clock.now_ms,
+            **self._feed(),
+            "lag_ms": None if lag is None else round(lag),
+            "events_per_second": round(self.events_per_second),
+            "symbols": len(market.symbols),
+            "warming_up": self._warming_up(),
+            **self._extra(),
+        }
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_PERIOD_SECONDS)
+            now, events = time.monotonic(), self._events()
+            before, had = self._last
+            self.events_per_second = (events - had) / max(now - before, 1e-9)
+            self._last = (now, events)
+            payload = self.payload()
+            self._cache.set(MARKET_STATUS, "", payload)
+            self._bus.publish(MARKET_STATUS, "", payload)

@@ -1,0 +1,151 @@
+"""Shows the counters that stages keep as metrics. Nothing is computed here: each term as it was counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mdp.listener.states import FeedState
+from mdp.observability.metrics import Histogram, Metrics
+
+if TYPE_CHECKING:
+    from mdp.app import App
+
+_LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800)
+
+Values = Mapping[tuple[str, ...], float]
+
+
+def show(app: App, metrics: Metrics) -> Histogram:
+    """Register everything; returns the histogram of the feed's lag, in seconds, observed once a batch."""
+    _feed(app, metrics)
+    _accounting(app, metrics)
+    _results(app, metrics)
+    return metrics.histogram(
+        "mdp_feed_lag_seconds",
+        "Provider's server time at hand-over to analyzers less the newest event time, once a batch.",
+        _LAG_BUCKETS,
+    )
+
+
+def _feed(app: App, metrics: Metrics) -> None:
+    listener = app.listener
+    metrics.gauges(
+        "mdp_feed_state",
+        "State of the provider's connection: 1 for the state it is in.",
+        ("state",),
+        lambda: {(state.value,): float(state is listener.state) for state in FeedState},
+    )
+    metrics.counters(
+        "mdp_feed_gaps_total", "Outages of the feed.", (), lambda: {(): float(listener.gaps.total)}
+    )
+    metrics.gauges(
+        "mdp_feed_reading_held",
+        "1 while reading is paused so that a replay does not overrun the ring.",
+        (),
+        lambda: {(): float(app.ring.holding)},
+    )
+    metrics.gauges("mdp_ring_bytes", "Frames that wait to be decoded.", (), lambda: {(): float(app.ring.bytes)})
+
+
+def _accounting(app: App, metrics: Metrics) -> None:
+    ring = app.ring
+    metrics.counters(
+        "mdp_ring_frames_total",
+        "Frames by what became of them; received = taken + shed + waiting.",
+        ("fate",),
+        lambda: {
+            ("received",): float(ring.counters.frames),
+            ("taken",): float(ring.counters.taken_frames),
+            ("shed",): float(ring.counters.shed_frames),
+        },
+    )
+    metrics.counters(
+        "mdp_ring_received_bytes_total", "Bytes of frames.", (), lambda: {(): float(ring.counters.bytes)}
+    )
+    metrics.counters(
+        "mdp_ring_shed_events_total",
+        "Events in frames that were shed undecoded.",
+        (),
+        lambda: {(): float(ring.counters.shed_events)},
+    )
+    metrics.counters(
+        "mdp_decoded_events_total",
+        "Events decoded, by the queue that carries them.",
+        ("queue",),
+        lambda: {(name,): float(n) for name, n in app.decode.counters.decoded.items() if name != "unknown"},
+    )
+    metrics.counters(
+        "mdp_rejected_events_total",
+        "Events on the wire that were malformed or of an unknown type, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in app.decode.counters.rejected.items()},
+    )
+
+    def queues() -> Values:
+        values: dict[tuple[str, ...], float] = {}
+        for name, terms in app.accounting()["queues"].items():
+            for fate, count in terms.items():
+                if fate != "waiting":
+                    values[name, fate] = float(count)
+        return values
+
+    metrics.counters(
+        "mdp_queue_events_total",
+        "Events of each queue by fate; received = processed + expired + dropped + waiting.",
+        ("queue", "fate"),
+        queues,
+    )
+    metrics.gauges(
+        "mdp_queue_waiting_events",
+        "Events that wait in each queue.",
+        ("queue",),
+        lambda: {(name,): float(queue.waiting) for name, queue in app.queues.items()},
+    )
+
+
+def _results(app: App, metrics: Metrics) -> None:
+    metrics.gauges(
+        "mdp_symbols", "Symbols with a bar today.", (), lambda: {(): float(len(app.market.symbols))}
+    )
+    metrics.counters(
+        "mdp_results_total",
+        "Results that left the analyzers: state published, events emitted.",
+        ("kind",),
+        lambda: {("state",): float(app.results.published), ("event",): float(app.results.emitted)},
+    )
+    metrics.counters(
+        "mdp_analyzer_failures_total",
+        "Calls of an analyzer that raised.",
+        ("analyzer",),
+        lambda: {(guard.name,): float(guard.failures) for guard in app.engine.guards},
+    )
+    metrics.counters(
+        "mdp_analyzer_lost_events_total",
+        "Events of batches that an analyzer raised on.",
+        ("analyzer",),
+        lambda: {(guard.name,): float(guard.lost_events) for guard in app.engine.guards},
+    )
+    metrics.gauges(
+        "mdp_analyzer_enabled",
+        "0 for an analyzer that was disabled after failures.",
+        ("analyzer",),
+        lambda: {(guard.name,): float(not guard.disabled) for guard in app.engine.guards},
+    )
+
+    def ignored() -> Values:
+        values: dict[tuple[str, ...], float] = {}
+        for guard in app.engine.guards:
+            for reason, count in getattr(guard.analyzer, "ignored", {}).items():
+                values[guard.name, reason] = float(count)
+        return values
+
+    metrics.counters(
+        "mdp_analyzer_ignored_events_total",
+        "Events that an analyzer took and that changed nothing, by reason.",
+        ("analyzer", "reason"),
+        ignored,
+    )
+    metrics.gauges(
+        "mdp_wds_clients", "Clients connected now.", (), lambda: {(): float(app.wds.counters.clients)}
+    )

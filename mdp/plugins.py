@@ -1,0 +1,42 @@
+"""Looking up the parts a user may add: by short name (entry points) or `package.module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+
+class PluginError(Exception):
+    """A configured part cannot be loaded: one line that says which, why, and what exists."""
+
+
+def load(group: str, name: str, base: type) -> Any:
+    """The class of a part.
+
+    Args:
+        group: Entry point group, e.g. `mdp.analyzers`.
+        name: A name of that group, or `package.module:Class`.
+        base: What the class must derive from.
+
+    Raises:
+        PluginError: There is none of that name, it does not import, or it is something else.
+    """
+    known = {point.name: point for point in entry_points(group=group)}
+    try:
+        if name in known:
+            found = known[name].load()
+        elif ":" in name:
+            module, _, attribute = name.partition(":")
+            if "" not in sys.path:
+                sys.path.insert(0, "")  # a module beside the user's config.toml
+            found = getattr(importlib.import_module(module), attribute)
+        else:
+            allowed = ", ".join(sorted(known)) or "package.module:Class"
+            raise PluginError(f'{group}: found "{name}"; allowed: {allowed}, or package.module:Class')
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise PluginError(f'{group}: cannot load "{name}": {exc}') from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise PluginError(f'{group}: "{name}" is no {base.__module__}:{base.__qualname__}')
+    return found

@@ -1,0 +1,106 @@
+"""The engine: what happens to a batch once a worker has taken it.
+
+It moves the market clock, resets analyzers at 04:00 and 09:30, hands the batch to the analyzers of
+its queue, and lets their results leave. Synchronous; knows nothing of sockets, queues or tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from mdp.analyzers.base import Analyzer, EventBatch
+from mdp.analyzers.state import Market
+from mdp.events import AGGREGATES, UNKNOWN, milliseconds
+from mdp.processor.guard import Guard
+from mdp.processor.results import Results
+from mdp.sessions import CLOSED
+
+log = structlog.get_logger(__name__)
+
+_NOT_MS = 100_000_000_000_000  # a time from here on is in micro- or nanoseconds
+
+
+class Engine:
+    """See the module.
+
+    Args:
+        market: Shared by all analyzers.
+        results: Their output.
+        analyzers: In the order in which they see a batch.
+        max_failures: Per analyzer, before it is disabled.
+    """
+
+    def __init__(self, market: Market, results: Results, analyzers: list[Analyzer], *, max_failures: int) -> None:
+        self.market = market
+        self.results = results
+        self.guards = [Guard(analyzer, max_failures=max_failures) for analyzer in analyzers]
+        self._by_queue: dict[str, list[Guard]] = {}
+        for guard in self.guards:
+            for queue in guard.analyzer.queues:
+                self._by_queue.setdefault(queue, []).append(guard)
+
+    def process(self, queue: str, batch: EventBatch) -> None:
+        """Take one batch through everything. Never raises."""
+        if queue != UNKNOWN:
+            self._tell_time(queue, batch)
+        if queue == AGGREGATES:
+            self.market.resolve(batch.events)
+        for guard in self._by_queue.get(queue, ()):
+            guard.process(batch)
+        self.results.commit()
+
+    def _tell_time(self, queue: str, batch: EventBatch) -> None:
+        events = batch.events
+        market = self.market
+        if queue == AGGREGATES:
+            newest = max([event.start_timestamp for event in events])
+            if newest >= _NOT_MS:
+                newest = _normalise(events, "start_timestamp", "end_timestamp")
+            changed = market.clock.observe(newest, ((e.symbol, e.start_timestamp) for e in events))
+        else:
+            newest = max([event.timestamp for event in events])
+            if newest >= _NOT_MS:
+                newest = _normalise(events, "timestamp")
+            changed = market.clock.observe(newest, ((e.symbol, e.timestamp) for e in events))
+        if changed:
+            self._new_day()
+        day = market.clock.day
+        if day is not None:
+            session = day.session(market.clock.now_ms)
+            if session != market.session:
+                self._new_session(session)
+
+    def _new_day(self) -> None:
+        day = self.market.clock.day
+        assert day is not None
+        self.market.session = CLOSED
+        self.market.start_day()
+        if self.results.journal_writer is not None:
+            self.results.journal_writer.write([["d", day.day.isoformat(), self.market.clock.now_ms]])
+        for guard in self.guards:
+            guard.call("on_day", lambda guard=guard: guard.analyzer.on_day(day))  # type: ignore[misc]
+        log.info("trading_day", day=day.day.isoformat())
+
+    def _new_session(self, session: str) -> None:
+        self.market.session = session
+        for guard in self.guards:
+            guard.call("on_session", lambda guard=guard: guard.analyzer.on_session(session))  # type: ignore[misc]
+        log.info("session", session=session)
+
+    def rewind(self, now_ms: float) -> None:
+        """The provider's own clock says that the market is at an earlier time: start the day afresh."""
+        log.warning("market_time_went_back", now_ms=now_ms, clock_ms=self.market.clock.now_ms)
+        self.market.clock.set(now_ms)
+        self._new_day()
+
+
+def _normalise(events: list[Any], *names: str) -> float:
+    """Bring times in other units to milliseconds; returns the newest of the first name."""
+    for event in events:
+        for name in names:
+            value = getattr(event, name)
+            if value is not None and value >= _NOT_MS:
+                setattr(event, name, milliseconds(value))
+    return max(getattr(event, names[0]) for event in events)

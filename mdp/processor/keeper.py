@@ -1,0 +1,182 @@
+"""Keeps the processor's state over a restart: restores it at the start, snapshots it every so often."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import structlog
+
+from mdp.cache.memory import MemoryCache
+from mdp.cache.persistence import Restored, Store
+from mdp.processor.engine import Engine
+from mdp.stage import Health
+
+log = structlog.get_logger(__name__)
+
+_encode = msgspec.msgpack.Encoder().encode
+_LIST_STEP = 200  # items of a list in one record: about 1 ms
+_REWOUND_MS = 120_000
+
+
+class Keeper:
+    """A stage: restores before it returns from `start`, snapshots periodically and in `stop`.
+
+    Stop it after the processor (so the last snapshot holds everything) and start it before.
+
+    Args:
+        store: The files.
+        engine: Whose analyzers, market clock and journal it keeps.
+        cache: Whose lists it keeps.
+        period_seconds: Between snapshots.
+        extra_dump: Further records to keep (reference values), `extra_load` gets them back.
+        wall_ms: The wall clock, for ages over the restart.
+    """
+
+    name = "keeper"
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        cache: MemoryCache,
+        *,
+        period_seconds: float,
+        extra_dump: Callable[[], Iterator[Any]] = lambda: iter(()),
+        extra_load: Callable[[list[Any], str], None] = lambda _records, _day: None,
+        wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._cache = cache
+        self._period_seconds = period_seconds
+        self._extra_dump = extra_dump
+        self._extra_load = extra_load
+        self._wall_ms = wall_ms
+        self._task: asyncio.Task[None] | None = None
+        self._started = False
+        self.restored_symbols = 0
+
+    async def start(self) -> None:
+        """Restore what fits, begin a journal, begin to snapshot."""
+        restored = await asyncio.to_thread(self._store.load)
+        if restored is not None:
+            self._restore(restored)
+        self._store.open()
+        self._engine.results.journal_writer = self._store
+        self._started = True
+        if restored is not None:
+            # What came from a journal is only in an old generation: make it a snapshot before that goes.
+            await self.save()
+        self._task = asyncio.create_task(self._run(), name="keeper")
+
+    async def stop(self) -> None:
+        """Write the last snapshot."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._started:
+            self._started = False
+            await self.save()
+            self._engine.results.journal_writer = None
+            self._store.close()
+
+    def health(self) -> Health:
+        if self._store.errors:
+            return Health(True, "snapshots fail: a restart would lose state")
+        return Health(True, f"{self._store.snapshots} snapshots written")
+
+    async def save(self) -> None:
+        """Write a snapshot now."""
+        market = self._engine.market
+        if market.clock.day is None:
+            return
+        head = {
+            "day": market.clock.day.day.isoformat(),
+            "now_ms": market.clock.now_ms,
+            "saved_ms": self._wall_ms(),
+        }
+        await self._store.save(head, self._records())
+
+    def check_rewind(self, server_now_ms: int | None) -> bool:
+        """Start the day afresh where the provider's clock is well before the market clock.
+
+        That is a simulator or a replay which began again, or state restored from one: no market goes
+        back, and its own clock never lags its events by minutes.
+        """
+        market = self._engine.market
+        if server_now_ms is None or not market.clock.now_ms:
+            return False
+        if market.clock.now_ms - server_now_ms <= _REWOUND_MS:
+            return False
+        self._engine.rewind(server_now_ms)
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._period_seconds)
+            await self.save()
+
+    def _records(self) -> Iterator[Any]:
+        for record in self._extra_dump():
+            yield ["x", record]
+        for guard in self._engine.guards:
+            for record in guard.analyzer.dump():
+                yield ["a", guard.name, record]
+        for key, items in self._cache.lists().items():
+            for at in range(0, len(items), _LIST_STEP):
+                yield ["l", key, items[at : at + _LIST_STEP]]
+
+    def _restore(self, restored: Restored) -> None:
+        market = self._engine.market
+        head, records, journal = restored.head, restored.records, restored.journal
+        day: str = head.get("day", "")
+        now_ms: float = head.get("now_ms", 0)
+        extra = [record[1] for record in records if record[0] == "x"]
+        for at in range(len(journal) - 1, -1, -1):
+            if journal[at][0] == "d":  # the last new day: what is older is of no use but in lists
+                if journal[at][1] != day:
+                    records = [record for record in records if record[0] != "a"]
+                    journal = [r for i, r in enumerate(journal) if i > at or r[0] == "e"]
+                    day, now_ms = restored.journal[at][1], restored.journal[at][2]
+                break
+        if not now_ms:
+            return
+        market.clock.set(now_ms)
+        assert market.clock.day is not None
+        market.session = market.clock.day.session(now_ms)
+        self._extra_load(extra, day)
+        by_name = {guard.name: guard for guard in self._engine.guards}
+        states: dict[str, list[Any]] = {}
+        for record in records:
+            if record[0] == "a":
+                states.setdefault(record[1], []).append(record[2])
+        for name, dumped in states.items():
+            if name in by_name:
+                guard = by_name[name]
+                guard.call("hydrate", lambda g=guard, d=dumped: g.analyzer.hydrate(d))  # type: ignore[misc]
+        elapsed_ms = self._wall_ms() - head.get("saved_ms", self._wall_ms())
+        held: dict[str, set[bytes]] = {}  # list -> its items: one may be in the snapshot and the journal
+        for record in records:
+            if record[0] == "l":
+                self._cache.restore(record[1], record[2], elapsed_ms)
+                held.setdefault(record[1], set()).update(_encode(item) for _, item in record[2])
+        for record in journal:
+            if record[0] == "e":
+                if _encode(record[2]) not in held.get(record[1], ()):
+                    self._cache.restore_item(record[1], record[2])
+            elif record[0] == "s" and record[1] in by_name:
+                guard = by_name[record[1]]
+                guard.call("replay", lambda g=guard, r=record[2]: g.analyzer.replay(r))  # type: ignore[misc]
+        market.revision += 1
+        self.restored_symbols = len(market.symbols)
+        log.info(
+            "state_restored",
+            day=market.clock.day.day.isoformat(),
+            symbols=self.restored_symbols,
+            journal_records=len(journal),
+        )

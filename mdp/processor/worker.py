@@ -1,0 +1,133 @@
+"""Workers: one task per queue takes its batches through the engine; one per flushing analyzer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from mdp.processor.engine import Engine
+from mdp.processor.guard import Guard
+from mdp.queues.base import Queue
+from mdp.stage import Health
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerCounters(msgspec.Struct):
+    """Of one queue: `queue.taken = processed` whenever the loop is between steps."""
+
+    processed: int = 0
+    batches: int = 0
+    failures: int = 0  # batches the engine itself raised on; analyzers' failures are counted in their guards
+
+
+class Processor:
+    """The stage that runs the workers (MDP).
+
+    Args:
+        engine: What happens to a batch.
+        queues: Those to work off.
+        drain_seconds: How long `stop` lets workers finish what waits.
+        observe: Called with (queue or analyzer, seconds) after each step.
+        processed: Called after each batch with its arrival (monotonic ns).
+    """
+
+    name = "processor"
+
+    def __init__(
+        self,
+        engine: Engine,
+        queues: list[Queue],
+        *,
+        drain_seconds: float = 1.0,
+        observe: Callable[[str, float], None] = lambda _name, _seconds: None,
+        processed: Callable[[int], None] = lambda _arrival_ns: None,
+    ) -> None:
+        self.engine = engine
+        self.counters = {queue.name: WorkerCounters() for queue in queues}
+        self._queues = queues
+        self._drain_seconds = drain_seconds
+        self._observe = observe
+        self._processed = processed
+        self._workers: list[asyncio.Task[None]] = []
+        self._flushers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start a worker per queue and a flusher per analyzer that asks for it."""
+        self._workers = [
+            asyncio.create_task(self._work(queue), name=f"worker-{queue.name}") for queue in self._queues
+        ]
+        self._flushers = [
+            asyncio.create_task(self._flush(guard), name=f"flush-{guard.name}")
+            for guard in self.engine.guards
+            if guard.analyzer.flush_seconds > 0
+        ]
+
+    async def stop(self) -> None:
+        """Close the queues, work off what waits within the bound, flush a last time, end."""
+        for queue in self._queues:
+            queue.close()
+        if self._workers:
+            _, pending = await asyncio.wait(self._workers, timeout=self._drain_seconds)
+            if pending:
+                log.warning(
+                    "drain_timeout", seconds=self._drain_seconds, left=sum(q.waiting for q in self._queues)
+                )
+        for task in (*self._workers, *self._flushers):
+            task.cancel()
+        await asyncio.gather(*self._workers, *self._flushers, return_exceptions=True)
+
+    def health(self) -> Health:
+        dead = [task.get_name() for task in (*self._workers, *self._flushers) if task.done()]
+        if dead or not self._workers:
+            return Health(False, f"not running: {', '.join(dead) or 'workers'}")
+        disabled = [guard.name for guard in self.engine.guards if guard.disabled]
+        if disabled:
+            return Health(True, f"analyzers disabled after failures: {', '.join(disabled)}")
+        return Health(True, f"{sum(q.waiting for q in self._queues)} events wait")
+
+    async def _work(self, queue: Queue) -> None:
+        name = queue.name
+        counters = self.counters[name]
+        process = self.engine.process
+        clock = time.perf_counter
+        while True:
+            batch = queue.take()
+            if batch is None:
+                if queue.closed:
+                    return
+                await queue.wait()
+                continue
+            began = clock()
+            try:
+                process(name, batch)
+            except Exception as exc:  # a defect of ours must not end the worker, or its queue fills for good
+                counters.failures += 1
+                if counters.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                    log.error("batch_failed", queue=name, failures=counters.failures, exc_info=exc)
+            counters.processed += len(batch)
+            counters.batches += 1
+            self._observe(name, clock() - began)
+            self._processed(batch.arrival_ns)
+            await asyncio.sleep(0)
+
+    async def _flush(self, guard: Guard) -> None:
+        commit = self.engine.results.commit
+        while True:
+            await asyncio.sleep(guard.analyzer.flush_seconds)
+            steps = guard.flush()
+            while True:
+                began = time.perf_counter()
+                more = next(steps, _DONE) is not _DONE
+                commit()
+                self._observe(f"flush_{guard.name}", time.perf_counter() - began)
+                if not more:
+                    break
+                await asyncio.sleep(0)
+
+
+_DONE = object()
