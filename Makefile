@@ -54,7 +54,7 @@ $(BIN)/python:
 ifneq ($(PYTHON),)
 VERSION_OF = -c 'import sys; print(sys.version_info[:2])' 2>/dev/null
 ifneq ($(shell $(PYTHON) $(VERSION_OF)),$(shell $(BIN)/python $(VERSION_OF)))
-.PHONY: $(BIN)/python
+.PHONY: $(BIN)/python $(VENV)/.installed $(VENV)/.installed-dev
 endif
 endif
 
