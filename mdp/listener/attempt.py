@@ -222,6 +222,11 @@ class Attempt:
 
     def _on_first_frame(self, now_ns: int) -> None:
         self.first_frame_ns = now_ns
+        for status in statuses_of(self._sink.last_frame):
+            # `max_connections` may be all that ever comes: such a connection never was live.
+            outcome = of_status(status.status, one_line(status.message, self._secrets))
+            if outcome is not None:
+                self.end(outcome)
         if not self._over:
             self._on_live()
 
