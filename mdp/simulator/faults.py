@@ -192,6 +192,12 @@ class Faults:
             self._malform(text, out)
         return out
 
+    def release(self) -> Events:
+        """The bars still held back as late, now."""
+        late = [event for _, event in self._held]
+        self._held.clear()
+        return late
+
     def _malform(self, text: str, out: Events) -> None:
         rates, rnd = self._rates, self._rng.random
         if rnd() < rates.get("malformed_string", 0):

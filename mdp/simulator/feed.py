@@ -6,38 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
-from .faults import Events
+from .hub import Hub
 from .market import STEP_MS, SyntheticMarket
 from .recording import Line, first_arrival_ns, read_chunks, split_events
 
 _MAX_BEHIND_SECONDS = 5.0  # a machine that slept does not get all it missed at once
 _CLOSED_LOOP_BYTES = 256 * 1024  # waiting for the slowest reader before "max" pauses
 _FRAMES_BETWEEN_YIELDS = 64
-
-
-class Hub(Protocol):
-    """Who the data goes to."""
-
-    def publish(self, events: Events) -> None:
-        """Send events, in order, to those who subscribed to them."""
-
-    def publish_frame(self, payload: bytes) -> None:
-        """Send a recorded frame: as it is to those who want all of it, else what they want of it."""
-
-    async def subscribed(self) -> None:
-        """Wait until somebody has subscribed."""
-
-    async def room(self, limit_bytes: int) -> None:
-        """Wait until at most that much waits for any reader."""
-
-    async def flushed(self) -> None:
-        """Wait until nothing waits for any reader."""
-
-    @property
-    def corrupting(self) -> bool:
-        """Whether faults are to be put into the data."""
 
 
 class MarketFeed:
@@ -121,6 +97,7 @@ class ReplayFeed:
             await hub.subscribed()
         while True:
             await self._once(hub)
+            hub.release_late()
             await hub.flushed()
             self.finished.set()
             if not self._loop:

@@ -65,7 +65,7 @@ class SyntheticMarket:
         self._running: list[SymbolState] = []
         trades_a_day = self._rate * _TRADES * shape.total
         fraction = shape.fraction(self.now_ms)
-        regular = self.now_ms >= shape.open_ms
+        regular = self.now_ms > shape.open_ms  # at 09:30:00.000 nobody has opened yet
         rng = random.Random(f"day/{self.seed}/{shape.day}")
         for state in self.states:
             listing = state.listing

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from .connection import Connection
-from .faults import MALFORMED, TRUNCATED, Events, Faults
+from .control import ControlApi
+from .faults import Faults
 from .feed import MarketFeed, ReplayFeed
+from .hub import Hub
 from .market import SyntheticMarket
 from .options import SimulatorOptions, check, parse_start
 from .protocol import (
@@ -28,7 +29,6 @@ from .protocol import (
     Subscriptions,
     parse_request,
 )
-from .recording import count_events, split_events
 from .rest import RestApi
 from .rest_data import MarketRest, ReplayRest
 
@@ -56,13 +56,11 @@ class Simulator:
         """
         self.options = options = options or SimulatorOptions()
         check(options)
-        self.sent: Counter[str] = Counter()  # events handed to sockets by `ev`, over all connections
         self.faults = Faults(options.seed, options.faults)
-        self.connections: dict[int, Connection] = {}  # by number, open ones
+        self._hub = Hub(self.faults, options.events_per_frame)
         self.connections_total = 0
         self.slow_consumers = 0
         self.statuses: Counter[str] = Counter()  # status messages of closed connections
-        self._subscribed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self._port = options.port
@@ -91,6 +89,16 @@ class Simulator:
         return self._port
 
     @property
+    def sent(self) -> Counter[str]:
+        """Events handed to the sockets of subscribers by `ev`, over all connections."""
+        return self._hub.sent
+
+    @property
+    def connections(self) -> dict[int, Connection]:
+        """Open connections by number."""
+        return self._hub.connections
+
+    @property
     def finished(self) -> asyncio.Event:
         """Set when a replay has been handed to the sockets; never for the simulated market."""
         return self.feed.finished if isinstance(self.feed, ReplayFeed) else asyncio.Event()
@@ -102,9 +110,7 @@ class Simulator:
             OSError: The port is taken.
         """
         app = web.Application(client_max_size=64 * 1024)
-        app.router.add_get("/sim/stats", self._get_stats)
-        app.router.add_post("/sim/faults", self._post_faults)
-        app.router.add_delete("/sim/faults", self._delete_faults)
+        ControlApi(self).add_routes(app)
         self._rest.add_routes(app)
         app.router.add_get("/{market:[a-z_]+}", self._websocket)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -141,97 +147,13 @@ class Simulator:
 
     async def _drive(self) -> None:
         try:
-            await self.feed.run(self)
+            await self.feed.run(self._hub)
         except Exception:
             # The sockets stay open, silent: what a client sees when a provider breaks inside.
             log.exception("simulator feed ended")
             return
         if self.options.replay_end == "close":
             await asyncio.gather(*(one.close(1000) for one in list(self.connections.values())))
-
-    # -- data out -----------------------------------------------------------------------------
-
-    @property
-    def corrupting(self) -> bool:
-        """Whether faults are to be put into the data."""
-        return self.faults.in_data
-
-    async def subscribed(self) -> None:
-        """Wait until somebody has subscribed."""
-        while not any(connection.live for connection in self.connections.values()):
-            self._subscribed.clear()
-            await self._subscribed.wait()
-
-    async def room(self, limit_bytes: int) -> None:
-        """Wait until at most that much waits for any reader."""
-        for connection in list(self.connections.values()):
-            while connection.waiting_bytes > limit_bytes and not connection.closing:
-                connection.room.clear()
-                await connection.room.wait()
-
-    async def flushed(self) -> None:
-        """Wait until nothing waits for any reader."""
-        await self.room(0)
-
-    def _readers(self) -> dict[frozenset[str], list[Connection]]:
-        """Connections that get data now, those with the same subscriptions together."""
-        readers: dict[frozenset[str], list[Connection]] = {}
-        if not self.faults.stall_seconds:
-            for connection in self.connections.values():
-                if connection.live:
-                    readers.setdefault(connection.subscriptions.key, []).append(connection)
-        return readers
-
-    def publish(self, events: Events) -> None:
-        """Send events, in order, to those who subscribed to them."""
-        if self.faults.in_data:
-            events = self.faults.corrupt(events)
-        readers = self._readers() if events else {}
-        if not readers:
-            return
-        topics = {event[0] for event in events}
-        whole: list[tuple[bytes, Counter[str]]] | None = None
-        for group in readers.values():
-            subscriptions = group[0].subscriptions
-            if subscriptions.wants_all(topics):
-                frames = whole = whole or self._frames(events)
-            else:
-                frames = self._frames([one for one in events if subscriptions.wants(one[0], one[1])])
-            for payload, counts in frames:
-                for connection in group:
-                    connection.put(payload, counts)
-
-    def _frames(self, events: Events) -> list[tuple[bytes, Counter[str]]]:
-        size = self.options.events_per_frame
-        frames: list[tuple[bytes, Counter[str]]] = []
-        cut = [text for topic, _, text in events if topic == TRUNCATED]
-        if cut:
-            events = [event for event in events if event[0] != TRUNCATED]
-        for i in range(0, len(events), size):
-            part = events[i : i + size]
-            payload = f"[{','.join([event[2] for event in part])}]".encode()
-            frames.append((payload, Counter([event[0] for event in part])))
-        frames += [(f"[{text}".encode(), Counter({MALFORMED: 1})) for text in cut]
-        return frames
-
-    def publish_frame(self, payload: bytes) -> None:
-        """Send a recorded frame: as it is to those who want all of it, else what they want of it."""
-        readers = self._readers()
-        if not readers:
-            return
-        counts = count_events(payload)
-        events: Events | None = None
-        for group in readers.values():
-            if group[0].subscriptions.wants_all(counts):
-                for connection in group:
-                    connection.put(payload, counts)
-                continue
-            if events is None:
-                events = split_events(payload)
-            wants = group[0].subscriptions.wants
-            for part, part_counts in self._frames([one for one in events if wants(one[0], one[1])]):
-                for connection in group:
-                    connection.put(part, part_counts)
 
     async def _watch_readers(self) -> None:
         """The slow-consumer rule, and the stall that ends by itself."""
@@ -346,7 +268,7 @@ class Simulator:
         return sum(hmac.compare_digest(given, known.encode()) for known in keys) > 0
 
     def _first_subscription(self, connection: Connection) -> None:
-        self._subscribed.set()
+        self._hub.wake()
         for name, delay in self.faults.take_actions().items():
             self._spawn(self._act(name, connection, delay), f"sim-{name}")
 
@@ -375,7 +297,7 @@ class Simulator:
             ValueError: Unknown name, or a value the fault cannot have.
         """
         self.faults.set(name, value)
-        live = [connection for connection in self.connections.values() if connection.live]
+        live = self._hub.live()
         if live:
             for action, delay in self.faults.take_actions().items():
                 for connection in live:
@@ -407,40 +329,6 @@ class Simulator:
             if replay is None
             else {"frames": replay.frames, "finished": replay.finished.is_set()},
         }
-
-    async def _get_stats(self, request: web.Request) -> web.Response:
-        _only_local(request)
-        return web.json_response(self.stats())
-
-    async def _post_faults(self, request: web.Request) -> web.Response:
-        _only_local(request)
-        try:
-            wanted = await request.json()
-            if not isinstance(wanted, dict) or not wanted:
-                raise ValueError('expected an object such as {"stall": 5, "late_bars": 0.1}')
-            before = {name: value for name, value in wanted.items() if not _is_finite(value)}
-            if before:
-                raise ValueError(f"not a number: {', '.join(map(str, before))}")
-            for name, value in wanted.items():
-                self.set_fault(name, value)
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response({"on": self.faults.on, "injected": dict(self.faults.injected)})
-
-    async def _delete_faults(self, request: web.Request) -> web.Response:
-        _only_local(request)
-        self.faults.clear()
-        return web.json_response({"on": self.faults.on})
-
-
-def _is_finite(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
-
-
-def _only_local(request: web.Request) -> None:
-    """Control is for the same machine, whatever address the simulator listens on."""
-    if request.remote not in ("127.0.0.1", "::1"):
-        raise web.HTTPForbidden(text="loopback only")
 
 
 async def run(options: SimulatorOptions) -> None:
