@@ -26,6 +26,7 @@ class Page:
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._reader = asyncio.create_task(self._read())
+        self._loaded = asyncio.Event()
         self.complaints: list[str] = []
 
     async def _read(self) -> None:
@@ -33,6 +34,8 @@ class Page:
             body = message.json()
             if "id" in body:
                 self._answers.pop(body["id"]).set_result(body)
+            elif body["method"] == "Page.loadEventFired":
+                self._loaded.set()
             elif body["method"] == "Runtime.exceptionThrown":
                 self.complaints.append(str(body["params"]["exceptionDetails"]))
             elif body["method"] == "Log.entryAdded" and body["params"]["entry"]["level"] == "error":
@@ -58,7 +61,9 @@ class Page:
             deviceScaleFactor=1,
             mobile=False,
         )
+        self._loaded.clear()
         await self.call("Page.navigate", url=url)
+        await asyncio.wait_for(self._loaded.wait(), START_SECONDS)
 
     async def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""

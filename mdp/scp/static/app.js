@@ -210,15 +210,18 @@ const round = (value) => (typeof value === "number" ? Math.round(value) : value)
 
 const states = new Map(); // connection → [state, reason]
 
-/** The page is live when all its connections are; else it shows the first one that is not. */
+const SEVERITY = ["live", "connecting", "reconnecting", "unauthorized"];
+
+/** The page is live when all its connections are; else it shows the one that is worst off. */
 function showConnection(name, state, reason) {
   states.set(name, [state, reason]);
-  const worst = [...states.values()].find(([each]) => each !== "live") ?? ["live", ""];
+  const rank = ([each]) => SEVERITY.indexOf(each);
+  const worst = [...states.values()].reduce((one, other) => (rank(other) > rank(one) ? other : one));
   $("connection").dataset.state = worst[0];
   const text = worst[1] ? `${worst[0]} · ${worst[1]}` : worst[0];
   if ($("connection-text").textContent !== text) $("connection-text").textContent = text;
   document.body.classList.toggle("stale", worst[0] !== "live");
-  const wanted = [...states.values()].some(([each]) => each === "unauthorized");
+  const wanted = worst[0] === "unauthorized";
   $("key-form").hidden = !wanted;
   $("key-error").textContent = wanted && key ? worst[1] : "";
 }

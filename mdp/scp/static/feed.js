@@ -36,9 +36,11 @@ export class Feed {
   connect() {
     clearTimeout(this.#timer);
     this.#stopped = false;
+    const old = this.#socket;
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
     this.#heardAt = Date.now();
+    if (old) leave(old);
     socket.onopen = () => this.#onOpen();
     socket.onmessage = (event) => this.#onMessage(event.data);
     socket.onclose = (event) => socket === this.#socket && this.#onClose(event);
@@ -101,9 +103,15 @@ export class Feed {
       // A dead line can take minutes to close: leave it behind.
       const dead = this.#socket;
       this.#onClose({ reason: "the line went silent", code: 1006 });
-      dead.close();
+      leave(dead);
     } else if (silent >= QUIET_MS && this.#socket.readyState === WebSocket.OPEN) {
       this.#send({ action: "get", cache: "market:status" });
     }
   }
+}
+
+/** Close a socket whose events nobody wants any more. */
+function leave(socket) {
+  socket.onopen = socket.onmessage = socket.onclose = null;
+  socket.close();
 }
