@@ -122,6 +122,7 @@ class _Loader:
     def read_file(self, path: str) -> None:
         """Apply a TOML file."""
         text = _read_text(path, _one_line(path), MAX_FILE_BYTES)
+        path = _one_line(path)  # from here on it is only shown
         for section, table in _parse(path, text).items():
             is_table = isinstance(table, dict)
             place = _place(path, text, section, None) if is_table else _place(path, text, "", section)

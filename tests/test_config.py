@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import rich.pretty
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mdp.config import (
     MASK,
@@ -21,7 +23,9 @@ from mdp.config import (
     secrets_of,
 )
 from mdp.config_load import (
+    _KUBERNETES,
     KEYS,
+    OTHER_VARIABLES,
     SECTIONS,
     VARIABLES,
     Loaded,
@@ -397,6 +401,64 @@ def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
     """A path that cannot be read is named with the system's reason."""
     with pytest.raises(ConfigError, match="found Is a directory"):
         load(str(tmp_path), {})
+
+
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def accepted_or_refused(path: str | None, environ: dict[str, str], flags: dict[str, object]) -> None:
+    """Whatever is given, there is a configuration or one line; nothing else ever comes out."""
+    message = ""
+    try:
+        assert set(load(path, environ, flags).sources) == set(KEYS)
+    except ConfigError as refused:
+        message = str(refused)
+    assert message.isprintable()
+    assert len(message) < 1_000
+
+
+@given(st.sampled_from(sorted(KEYS)), JSON_LIKE)
+def test_any_value_of_any_kind_is_accepted_or_refused_in_one_line(key: str, value: object) -> None:
+    """Also values that no file could hold."""
+    accepted_or_refused(None, {}, {key: value})
+
+
+@given(st.sampled_from(sorted(VARIABLES)), st.text(max_size=50))
+def test_any_text_in_a_variable_is_accepted_or_refused_in_one_line(name: str, text: str) -> None:
+    """Letters of any script, line breaks, digits that only look like some."""
+    accepted_or_refused(None, {name: text}, {})
+
+
+TOKENS = ["[wds]", "[massive]", "port", "host", "=", "5", "'x'", '"""', "[[a]]", "{", "}", "#", "\n", "é"]
+TOML_LIKE = st.lists(st.sampled_from(TOKENS), max_size=20).map(" ".join)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=50) | TOML_LIKE)
+def test_any_file_is_accepted_or_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    """Random text, and text that is nearly TOML."""
+    path = tmp_path / "any.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    accepted_or_refused(str(path), {}, {})
+
+
+def test_a_strange_path_does_not_break_the_line() -> None:
+    """Even where the file's name holds a line break."""
+    for content in ("[wds]\nprot = 1\n", "[wds\n"):
+        path = write(content, "a\nb.toml")
+        with pytest.raises(ConfigError) as caught:
+            load(path, {})
+        assert str(caught.value).isprintable()
+
+
+def test_no_setting_looks_like_a_variable_of_kubernetes() -> None:
+    """A setting whose variable was ignored would be a setting that silently does nothing."""
+    assert not [name for name in VARIABLES if _KUBERNETES.fullmatch(name)]
+    assert not OTHER_VARIABLES & set(VARIABLES)
 
 
 # --- settings that do not fit together ---
