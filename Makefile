@@ -14,7 +14,7 @@ FOUND_PYTHON = $(shell for p in python3 python3.13 python3.12 python3.11 python3
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint format bench clean distclean
+.PHONY: help run test test-all lint style types imports format bench clean distclean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
@@ -28,10 +28,16 @@ test: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-dev
+lint: style types imports
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict
+
+imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev
