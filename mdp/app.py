@@ -112,7 +112,13 @@ class App:
             processed=self._processed,
         )
         self.rest = RestClient(massive.rest_url, massive.api_key)
-        self.reference = Reference(self.rest)
+        self.reference = Reference(
+            self.rest,
+            today=lambda: self.market.clock.day.day if self.market.clock.day else None,
+            include_otc=config.processor.include_otc,
+            max_symbols=config.processor.max_symbols,
+            step=self.steps.get("reference"),
+        )
         self.reference.on_rows.append(self.market.refer)
         self.keeper: Keeper | None = None
         if config.cache.snapshot_path:
@@ -121,6 +127,8 @@ class App:
                 self.engine,
                 self.cache,
                 period_seconds=config.cache.snapshot_seconds,
+                extra_dump=self.reference.dump,
+                extra_load=self.reference.load,
             )
         self.scanner = ScannerStage(
             self.bus, self.results, self._scanners(), max_failures=config.processor.max_failures
@@ -307,6 +315,9 @@ class App:
             await asyncio.sleep(1)
             if self.keeper is not None:
                 self.keeper.check_rewind(self.market_status.server_now_ms())
+            day = self.market.clock.day
+            if day is not None and self.reference.day is not None and day.day != self.reference.day:
+                self.reference.renew(day.day)
 
 
 def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:

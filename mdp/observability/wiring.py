@@ -21,6 +21,9 @@ def show(app: App, metrics: Metrics) -> Histogram:
     _feed(app, metrics)
     _accounting(app, metrics)
     _results(app, metrics)
+    _clients(app, metrics)
+    _keeping(app, metrics)
+    app.reference.register(metrics)
     return metrics.histogram(
         "mdp_feed_lag_seconds",
         "Provider's server time at hand-over to analyzers less the newest event time, once a batch.",
@@ -35,6 +38,33 @@ def _feed(app: App, metrics: Metrics) -> None:
         "State of the provider's connection: 1 for the state it is in.",
         ("state",),
         lambda: {(state.value,): float(state is listener.state) for state in FeedState},
+    )
+    metrics.counters(
+        "mdp_feed_connections_total",
+        "Connections to the provider: tried, and of those the ones that became live.",
+        ("fate",),
+        lambda: {
+            ("tried",): float(listener.counters.attempts),
+            ("live",): float(listener.counters.connects),
+        },
+    )
+    metrics.counters(
+        "mdp_feed_disconnects_total",
+        "Connections to the provider that ended, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in listener.counters.disconnects.items()},
+    )
+    metrics.counters(
+        "mdp_feed_stalls_total",
+        "Connections that were open but silent and were restarted.",
+        (),
+        lambda: {(): float(listener.counters.stalls)},
+    )
+    metrics.counters(
+        "mdp_feed_statuses_total",
+        "Words of the provider about the connection, by status.",
+        ("status",),
+        lambda: {(status,): float(n) for status, n in listener.counters.statuses.items()},
     )
     metrics.counters(
         "mdp_feed_gaps_total", "Outages of the feed.", (), lambda: {(): float(listener.gaps.total)}
@@ -146,6 +176,64 @@ def _results(app: App, metrics: Metrics) -> None:
         ("analyzer", "reason"),
         ignored,
     )
+
+
+#: Numbers of `WdsCounters` that only grow, with what they say.
+_WDS = {
+    "clients_total": "Connections of clients.",
+    "messages_received": "Messages from clients.",
+    "published": "Messages that came from the bus.",
+    "conflated": "Values of state feeds replaced by newer ones within a tick.",
+    "deliveries": "Messages times clients.",
+    "bytes_sent": "Bytes handed to clients' sockets.",
+    "skipped": "Values of state feeds that slow clients missed because newer ones came.",
+    "overrun": "Event messages lost because the hub was too far behind.",
+    "slow_closes": "Clients closed because they read too slowly.",
+    "pong_timeouts": "Clients given up because they did not answer a ping.",
+    "auth_failures": "Refused keys.",
+    "aborted": "Connections cut because they did not take the close.",
+}
+
+
+def _clients(app: App, metrics: Metrics) -> None:
+    counters = app.wds.counters
+    metrics.gauges("mdp_wds_connected_clients", "Clients connected now.", (), lambda: {(): float(counters.clients)})
     metrics.gauges(
-        "mdp_wds_clients", "Clients connected now.", (), lambda: {(): float(app.wds.counters.clients)}
+        "mdp_wds_active_subscriptions", "Subscriptions of all clients.", (), lambda: {(): float(counters.subscriptions)}
+    )
+    for field, text in _WDS.items():
+        name = f"mdp_wds_{field.removesuffix('_total')}_total"
+        metrics.counters(name, text, (), lambda field=field: {(): float(getattr(counters, field))})
+    metrics.counters(
+        "mdp_wds_rejected_total",
+        "Connections refused before the upgrade, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in counters.rejected.items()},
+    )
+    metrics.counters(
+        "mdp_wds_refused_total",
+        "Messages answered with an error, by code.",
+        ("code",),
+        lambda: {(code,): float(n) for code, n in counters.refused.items()},
+    )
+
+
+def _keeping(app: App, metrics: Metrics) -> None:
+    keeper = app.keeper
+    if keeper is None:
+        return
+    metrics.counters(
+        "mdp_snapshots_total", "Snapshots written.", (), lambda: {(): float(keeper.store.snapshots)}
+    )
+    metrics.counters(
+        "mdp_journal_records_total",
+        "Records written to the journal.",
+        (),
+        lambda: {(): float(keeper.store.journal_records)},
+    )
+    metrics.counters(
+        "mdp_snapshot_errors_total",
+        "Failures to write the snapshot or the journal.",
+        (),
+        lambda: {(): float(keeper.store.errors)},
     )

@@ -46,10 +46,10 @@ class Keeper:
         *,
         period_seconds: float,
         extra_dump: Callable[[], Iterator[Any]] = lambda: iter(()),
-        extra_load: Callable[[list[Any], str], None] = lambda _records, _day: None,
+        extra_load: Callable[[list[Any], str], object] = lambda _records, _day: None,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
-        self._store = store
+        self.store = store
         self._engine = engine
         self._cache = cache
         self._period_seconds = period_seconds
@@ -62,11 +62,11 @@ class Keeper:
 
     async def start(self) -> None:
         """Restore what fits, begin a journal, begin to snapshot."""
-        restored = await asyncio.to_thread(self._store.load)
+        restored = await asyncio.to_thread(self.store.load)
         if restored is not None:
             self._restore(restored)
-        self._store.open()
-        self._engine.results.journal_writer = self._store
+        self.store.open()
+        self._engine.results.journal_writer = self.store
         self._started = True
         if restored is not None:
             # What came from a journal is only in an old generation: make it a snapshot before that goes.
@@ -83,12 +83,12 @@ class Keeper:
             self._started = False
             await self.save()
             self._engine.results.journal_writer = None
-            self._store.close()
+            self.store.close()
 
     def health(self) -> Health:
-        if self._store.errors:
+        if self.store.errors:
             return Health(True, "snapshots fail: a restart would lose state")
-        return Health(True, f"{self._store.snapshots} snapshots written")
+        return Health(True, f"{self.store.snapshots} snapshots written")
 
     async def save(self) -> None:
         """Write a snapshot now."""
@@ -100,7 +100,7 @@ class Keeper:
             "now_ms": market.clock.now_ms,
             "saved_ms": self._wall_ms(),
         }
-        await self._store.save(head, self._records())
+        await self.store.save(head, self._records())
 
     def check_rewind(self, server_now_ms: int | None) -> bool:
         """Start the day afresh where the provider's clock is well before the market clock.
@@ -149,7 +149,8 @@ class Keeper:
         market.clock.set(now_ms)
         assert market.clock.day is not None
         market.session = market.clock.day.session(now_ms)
-        self._extra_load(extra, day)
+        if extra:
+            self._extra_load(extra, day)
         by_name = {guard.name: guard for guard in self._engine.guards}
         states: dict[str, list[Any]] = {}
         for record in records:
