@@ -99,6 +99,8 @@ class DecodeStage:
             if not len(ring):
                 if self._stopping:
                     return
+                # A step may empty a ring whose reader is paused: nobody else would let it go on.
+                ring.release()
                 await ring.wait()
             await self._pace.turn()
             began = time.perf_counter()
