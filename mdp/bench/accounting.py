@@ -9,7 +9,7 @@ import msgspec
 
 from mdp.bench.control import Sent
 
-_QUEUE_OF = {"T": "trades", "Q": "quotes", "A": "aggregates"}
+_FED = ("trades", "quotes", "aggregates")  # queues of what the feeder sends
 
 
 class Ring(msgspec.Struct):
@@ -36,7 +36,7 @@ class Accounting(msgspec.Struct):
     """Every term the platform counted, where it counted it."""
 
     ring: Ring = msgspec.field(default_factory=Ring)
-    decoded: dict[str, int] = msgspec.field(default_factory=dict)  # wire type -> events
+    decoded: dict[str, int] = msgspec.field(default_factory=dict)  # queue -> events
     rejected: dict[str, int] = msgspec.field(default_factory=dict)  # reason -> events
     statuses: int = 0  # the provider's words about the connection; no market events
     queues: dict[str, QueueTerms] = msgspec.field(default_factory=dict)
@@ -90,8 +90,7 @@ def checks(accounting: Accounting, sent: Sent) -> list[Check]:
     Events shed undecoded have no type, so the comparison by type is only made where nothing was shed.
     """
     ring = accounting.ring
-    market = {kind: accounting.decoded.get(kind, 0) for kind in _QUEUE_OF}
-    decoded = sum(market.values())
+    decoded = {name: accounting.decoded.get(name, 0) for name in _FED}
     through = ring.taken_frames + ring.shed_frames + ring.waiting_frames
     found = [
         Check("frames: received = decoded + shed + waiting", ring.frames, through),
@@ -99,7 +98,7 @@ def checks(accounting: Accounting, sent: Sent) -> list[Check]:
         Check(
             "events: sent = decoded + rejected + shed",
             sent.events,
-            decoded + accounting.refused + ring.shed_events,
+            sum(accounting.decoded.values()) + accounting.refused + ring.shed_events,
         ),
         Check("events: nothing waits in the end", accounting.total("waiting") + ring.waiting_frames, 0),
     ]
@@ -108,9 +107,9 @@ def checks(accounting: Accounting, sent: Sent) -> list[Check]:
         found.append(
             Check(f"{name}: received = processed + expired + dropped + waiting", queue.received, gone)
         )
-    for kind, name in _QUEUE_OF.items():
+    for name in _FED:
         queue = accounting.queues.get(name, QueueTerms())
-        found.append(Check(f"{name}: decoded = received", market[kind], queue.received))
+        found.append(Check(f"{name}: decoded = received", decoded[name], queue.received))
         if not ring.shed_frames:
-            found.append(Check(f"{name}: sent = decoded", getattr(sent, name), market[kind]))
+            found.append(Check(f"{name}: sent = decoded", getattr(sent, name), decoded[name]))
     return found

@@ -100,6 +100,7 @@ class Report(msgspec.Struct, tag="report"):
     sent: Sent
     clients: ClientFigures
     connections: int  # that subscribed to everything
+    cpu_seconds: float = 0.0  # of the feeder's process, clients included
     cut: str = ""  # why the feeder closed the platform's connection with 1008; empty: it did not
     most_waiting_bytes: int = 0  # that the kernel did not take at once
     longest_wait_ms: float = 0.0

@@ -8,7 +8,6 @@ steers it over stdin and stdout (`mdp.bench.control`); it ends when stdin does.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import socket
 import sys
@@ -187,6 +186,7 @@ class Feeder:
             sent=msgspec.structs.replace(self._pump.sent),
             clients=self._clients.figures(),
             connections=self._subscriptions,
+            cpu_seconds=time.process_time(),
             cut=self._cut,
             most_waiting_bytes=outbox.most_bytes if outbox else 0,
             longest_wait_ms=outbox.longest_ns / 1e6 if outbox else 0.0,
@@ -228,13 +228,9 @@ class _Connection:
 
     def cut(self) -> None:
         """The provider's answer to a slow consumer: close code 1008, whatever waits is lost."""
-        self.outbox.close()
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(1008, "slow consumer")
-        self._flush()
-        self.outbox.close()
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
+            self.outbox.cut(b"".join(self._protocol.data_to_send()))
 
     def _handle(self, event: object) -> None:
         if isinstance(event, HttpRequest):

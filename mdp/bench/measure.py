@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from mdp.app import App, StartError
 from mdp.bench import accounting, control
@@ -13,15 +14,25 @@ from mdp.bench.bare import BareSlice, measure_bare
 from mdp.bench.figures import middle, ratio
 from mdp.bench.frames import FrameOptions, FrameSource
 from mdp.bench.options import IngestOptions
-from mdp.bench.process import BenchError, FeederProcess, LagProbe, Machine, peak_rss_mb, rss_mb
+from mdp.bench.process import (
+    BenchError,
+    FeederProcess,
+    LagProbe,
+    Machine,
+    peak_rss_mb,
+    rss_mb,
+    run_delay_seconds,
+)
 from mdp.bench.result import Result, Segment
-from mdp.config import Config
+from mdp.config import Config, LogConfig
+from mdp.observability.logging import configure
 
 _CREDIT_SECONDS = 0.005
 _SEGMENT_SECONDS = 3.0
 _RAMP_SECONDS = 0.3  # of each segment, not measured: the window fills
 _SAMPLE_EVENTS = 40_000  # of the frames decoded bare: 5 MB, as little in the CPU's cache as live frames
 _DRAIN_SECONDS = 15.0
+_READY_SECONDS = 30.0
 
 
 async def run(options: IngestOptions) -> Result:
@@ -30,6 +41,7 @@ async def run(options: IngestOptions) -> Result:
     Raises:
         BenchError: Something did not come up, or the feeder failed.
     """
+    configure(LogConfig(level="error"))
     with tempfile.TemporaryDirectory(prefix="mdp-bench-") as folder:
         return await _Run(options, Path(folder)).measure()
 
@@ -44,8 +56,20 @@ def configuration(ready: control.Ready, folder: Path) -> Config:
     config.cache.snapshot_path = str(folder / "mdp.snapshot")
     for section in (config.wds, config.scp, config.metrics, config.admin):
         section.port = 0
-    config.log.level = "error"
     return config
+
+
+class _Reading(NamedTuple):
+    """Where the platform stands at a moment."""
+
+    events: int
+    wall: float
+    cpu: float
+    delay: float
+
+    def since(self, earlier: _Reading) -> _Reading:
+        """The differences."""
+        return _Reading(*(now - then for now, then in zip(self, earlier, strict=True)))
 
 
 class _Run:
@@ -101,6 +125,11 @@ class _Run:
             await app.start()
         except StartError as exc:
             raise BenchError(f"the application did not start: {exc}") from None
+        deadline = time.monotonic() + _READY_SECONDS
+        while not app.reference.ready:
+            if time.monotonic() > deadline:
+                raise BenchError("the application did not get its reference values")
+            await asyncio.sleep(0.05)
         return app
 
     async def _phases(self, sample: list[bytes]) -> None:
@@ -132,27 +161,35 @@ class _Run:
         await self._paused()
         before = await self._slice(sample)
         self._probe.restart()
-        cpu = events = 0.0
+        total = _Reading(0, 0.0, 0.0, 0.0)
+        feeding = -(await feeder.ask(control.Ask())).cpu_seconds
+        began = time.perf_counter()
+        idle = 0.0
         for _ in range(max(round(seconds / _SEGMENT_SECONDS), 1)):
             feeder.tell(control.Closed(self._window))
             await asyncio.sleep(_RAMP_SECONDS)
             started = self._reading()
             await asyncio.sleep(min(seconds, _SEGMENT_SECONDS))
-            ended = self._reading()
+            done = self._reading().since(started)
             await self._paused()
+            paused = time.perf_counter()
             after = await self._slice(sample)
+            idle += time.perf_counter() - paused
             segment = Segment(
-                events=ended[0] - started[0],
-                wall_seconds=ended[1] - started[1],
-                cpu_seconds=ended[2] - started[2],
+                events=done.events,
+                wall_seconds=done.wall,
+                cpu_seconds=done.cpu,
                 bare_rate=(before.rate + after.rate) / 2,
                 bare_cpu_rate=(before.cpu_rate + after.cpu_rate) / 2,
             )
             result.segments.append(segment)
-            cpu += segment.cpu_seconds
-            events += segment.events
+            total = _Reading(*(a + b for a, b in zip(total, done, strict=True)))
             before = after
-        result.cpu_us_per_event = ratio(cpu, events) * 1e6
+        feeding += (await feeder.ask(control.Ask())).cpu_seconds
+        result.feeder_busy = ratio(feeding, time.perf_counter() - began - idle)
+        result.busy = ratio(total.cpu, total.wall)
+        result.crowded = ratio(total.delay, total.wall)
+        result.cpu_us_per_event = ratio(total.cpu, total.events) * 1e6
         result.cpu_in_bare = middle(
             [ratio(s.cpu_seconds, s.events) * s.bare_cpu_rate for s in result.segments]
         )
@@ -167,16 +204,20 @@ class _Run:
         before = await self._slice(sample)
         await asyncio.sleep(0.2)
         self._probe.restart()
+        feeding = (await feeder.ask(control.Ask())).cpu_seconds
         started = self._reading()
         report = await feeder.ask(control.Open(rate, options.seconds), options.seconds + 60)
-        ended = self._reading()
+        done = self._reading().since(started)
+        result.feeder_busy = ratio(report.cpu_seconds - feeding, done.wall)
+        result.busy = ratio(done.cpu, done.wall)
+        result.crowded = ratio(done.delay, done.wall)
         result.lag_ms = self._probe.quantiles()
         result.sender_lateness_ms = report.lateness
         result.open_rate = rate
-        result.open_processed_rate = ratio(ended[0] - started[0], ended[1] - started[1])
+        result.open_processed_rate = ratio(done.events, done.wall)
         await self._drained(report.sent.events)
         after = await self._slice(sample)
-        cpu = ratio(ended[2] - started[2], ended[0] - started[0])
+        cpu = ratio(done.cpu, done.events)
         result.cpu_us_per_event = cpu * 1e6
         result.cpu_in_bare = cpu * (before.cpu_rate + after.cpu_rate) / 2
 
@@ -212,8 +253,10 @@ class _Run:
         self._probe.start()
         return piece
 
-    def _reading(self) -> tuple[int, float, float]:
-        return self._app.processed_events(), time.perf_counter(), time.process_time()
+    def _reading(self) -> _Reading:
+        return _Reading(
+            self._app.processed_events(), time.perf_counter(), time.process_time(), run_delay_seconds()
+        )
 
     def _accounting(self) -> accounting.Accounting:
         return accounting.read(self._app.accounting())

@@ -59,6 +59,15 @@ class Outbox:
             self.longest_ns = max(self.longest_ns, self.waited_ns)
         return not self._waiting
 
+    def cut(self, last: bytes) -> None:
+        """Forget what waits, except the rest of a piece that has begun, and send these bytes as the last."""
+        begun: list[bytes | memoryview] = [p for _, p in self._waiting if isinstance(p, memoryview)]
+        self._waiting.clear()
+        self._waiting.extend((self._clock(), piece) for piece in (*begun, last))
+        self.waiting_bytes = sum(len(piece) for _, piece in self._waiting)
+        if not self._blocked:
+            self._send()
+
     def close(self) -> None:
         """Forget what waits and stop watching the socket."""
         if self._blocked:

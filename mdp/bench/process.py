@@ -70,6 +70,14 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def run_delay_seconds() -> float:
+    """How long this process's main thread was ready and had to wait for a core; 0 where unknown."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
 class LagProbe:
     """How late a timer of 5 ms fires: the bench's own, so that the platform's measure is not its own judge.
 

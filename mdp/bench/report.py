@@ -79,6 +79,11 @@ def figures(result: Result) -> list[tuple[str, str]]:
         ]
     found += [
         ("CPU per event", f"{result.cpu_us_per_event:.3f} us = {result.cpu_in_bare:.2f} bare decodes"),
+        (
+            "cores used",
+            f"{result.busy:.2f} by the platform, {result.feeder_busy:.2f} by feeder and clients; "
+            f"the platform waited for a core {result.crowded:.0%} of the time",
+        ),
         ("event-loop lag", _quantiles(result.lag_ms)),
         ("longest lag, warm-up included", f"{result.longest_lag_ms:.1f} ms"),
         ("longest step of a stage", f"{result.longest_step_ms:.1f} ms ({result.longest_stage})"),

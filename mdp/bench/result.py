@@ -36,6 +36,9 @@ class Result(msgspec.Struct):
     events_per_frame: int
     bare_rate: float = 0.0  # events/s, median of all slices
     segments: list[Segment] = msgspec.field(default_factory=list)  # closed loop
+    busy: float = 0.0  # share of a core that the platform's process used, main phase
+    crowded: float = 0.0  # share of the time it was ready and other processes had the cores
+    feeder_busy: float = 0.0  # the same of the feeder with its clients: near 1, it is the bottleneck
     open_rate: float = 0.0  # events/s offered
     open_seconds: float = 0.0
     open_processed_rate: float = 0.0  # events/s processed meanwhile
