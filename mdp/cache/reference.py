@@ -16,31 +16,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import date, datetime
-from typing import Any, Literal, TypeVar
+from datetime import date
+from typing import Any, Literal
 
 import msgspec
 import structlog
 
 from mdp.cache.averages import SessionVolumes
-from mdp.cache.bulk import BodyError, FloatRow, GroupedBar, GroupedVolume, Rejected, SnapshotRow, rows
+from mdp.cache.bulk import BodyError
+from mdp.cache.endpoints import Endpoints
 from mdp.cache.rest import RestClient, RestError
+from mdp.cache.table import NOTIFY_ROWS, ReferenceRow, ReferenceTable, slices
 from mdp.observability.loop_lag import StepTimer
 from mdp.observability.metrics import Metrics
-from mdp.sessions import NEW_YORK, TradingDay
 from mdp.stage import Health
+
+__all__ = ["Progress", "Reference", "ReferenceRow"]
 
 log = structlog.get_logger(__name__)
 
-STATUS_PATH = "/v1/marketstatus/now"
-SNAPSHOT_PATH = "/v2/snapshot/locale/us/markets/stocks/tickers"
-GROUPED_PATH = "/v2/aggs/grouped/locale/us/market/stocks/"  # + the date
-FLOAT_PATH = "/stocks/vX/float"
-
 CONCURRENCY = 4  # bodies in memory at once
-NOTIFY_ROWS = 500
 SUM_ROWS = 4_000
 NOT_FOUND_DAYS = 5  # so many 404 and no session: the endpoint is not there
 RETRY_SECONDS = 2.0  # pause after a round in which something failed; doubles up to
@@ -49,20 +46,6 @@ ABSENT_RETRY_SECONDS = 1800.0  # for an endpoint that is not there, or has nothi
 DUMP_VERSION = 1
 
 SourceName = Literal["day", "snapshot", "sessions", "float"]
-
-
-class ReferenceRow(msgspec.Struct, array_like=True, gc=False):
-    """Reference values of a symbol; 0 where unknown. Prices in USD, volumes and float in shares."""
-
-    prev_day_open: float = 0
-    prev_day_high: float = 0
-    prev_day_low: float = 0
-    prev_day_close: float = 0
-    prev_day_volume: float = 0
-    prev_day_vwap: float = 0
-    avg_volume: float = 0
-    avg_volume_days: int = 0  # sessions that avg_volume is the mean of
-    free_float: float = 0
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -80,9 +63,6 @@ class _Source(msgspec.Struct):
     detail: str = ""
 
 
-OnRows = Callable[[Mapping[str, ReferenceRow]], None]
-
-
 class Reference:
     """Fetches and keeps the reference values. A stage.
 
@@ -97,7 +77,6 @@ class Reference:
         sleep: Injected by tests; how it waits between rounds.
 
     Attributes:
-        rows: symbol -> its values; rows are changed in place, and replaced on a new trading day.
         on_rows: Called with what changed, at most 500 symbols at a time.
         rejected: Values that were not used, by reason.
         step: Durations of its steps on the event loop.
@@ -117,20 +96,18 @@ class Reference:
         step: StepTimer | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self.rows: dict[str, ReferenceRow] = {}
-        self.on_rows: list[OnRows] = []
-        self.rejected = Rejected()
+        self._table = ReferenceTable(max_symbols)
+        self.on_rows = self._table.on_rows
+        self.rejected = self._table.rejected
         self.step = step if step is not None else StepTimer()
         self.day: date | None = None
         self._rest, self._today = rest, today
-        self._otc = {"include_otc": "true"} if include_otc else {}
-        self._max_symbols = max_symbols
+        self._endpoints = Endpoints(rest, self._table, self.step, include_otc=include_otc)
         self._patience_seconds = patience_seconds
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._patient = True
-        self._calls = 0
         self._rounds = 0
         self._forget()
 
@@ -203,7 +180,12 @@ class Reference:
         left = sum(source.state in open_states for source in single)
         if self._sources["sessions"].state in open_states:
             left += max(self._volumes.missing, 1)
-        return Progress(self._calls, self._calls + left, len(self.rows))
+        return Progress(self._endpoints.calls, self._endpoints.calls + left, len(self.rows))
+
+    @property
+    def rows(self) -> dict[str, ReferenceRow]:
+        """symbol -> its values; rows are changed in place, and replaced on a new trading day."""
+        return self._table.rows
 
     def get(self, symbol: str) -> ReferenceRow | None:
         """The values of a symbol; None where nothing is known."""
@@ -237,7 +219,7 @@ class Reference:
         done = [name for name, source in self._sources.items() if source.state == "done"]
         sessions = self._restored_sessions or self._volumes.count
         yield ["head", DUMP_VERSION, self.day.isoformat(), done, sessions]
-        for part in _slices(self.rows, NOTIFY_ROWS):
+        for part in slices(self.rows, NOTIFY_ROWS):
             yield ["rows", part]
 
     def load(self, records: list[Any], day: str) -> bool:
@@ -263,7 +245,7 @@ class Reference:
             return False
         for part in parts:
             self.rows.update(part)
-            self._notify(part)
+            self._table.notify(part)
         for name in kept:
             self._sources[name].state = "done"
         if "sessions" not in kept:
@@ -325,7 +307,7 @@ class Reference:
         """Begin another trading day: what there is belongs to the old one."""
         old = self._stale | self.rows
         self._forget()
-        self._stale, self.rows = old, {}
+        self._stale, self._table.rows = old, {}
 
     # -- the four endpoints -----------------------------------------------------------------------
 
@@ -335,8 +317,7 @@ class Reference:
             return
         day: date | None = None
         try:
-            body = await self._call(self._rest.get(STATUS_PATH))
-            day = trading_day(body)
+            day = await self._endpoints.day()
         except (RestError, ValueError) as exc:
             self._fail(source, exc)
         if day is None:
@@ -354,48 +335,13 @@ class Reference:
         async with self._asking("snapshot") as source:
             if source is None:
                 return
-            body = await self._call(self._rest.get(SNAPSHOT_PATH, self._otc))
-            found = 0
-            number = self.rejected.number
-            async for part in rows(body, "tickers", SnapshotRow, self.rejected, self.step):
-                changed: dict[str, ReferenceRow] = {}
-                for item in part:
-                    symbol, bar = self.rejected.symbol(item.ticker), item.prevDay
-                    if not symbol or bar is None:
-                        if symbol:
-                            self.rejected.add("missing")
-                        continue
-                    # All zeros: no previous day. Not a wrong value, but none to use either.
-                    if (close := number(bar.c)) and (row := self._row(symbol)) is not None:
-                        row.prev_day_close = close
-                        row.prev_day_open = number(bar.o) or row.prev_day_open
-                        row.prev_day_high = number(bar.h) or row.prev_day_high
-                        row.prev_day_low = number(bar.l) or row.prev_day_low
-                        row.prev_day_volume = number(bar.v) or row.prev_day_volume
-                        row.prev_day_vwap = number(bar.vw) or row.prev_day_vwap
-                        changed[symbol] = row
-                found += len(changed)
-                self._notify(changed)
-            self._settle(source, found)
+            self._settle(source, await self._endpoints.snapshot())
 
     async def _fetch_floats(self) -> None:
         async with self._asking("float") as source:
             if source is None:
                 return
-            found = 0
-            async for body in self._rest.pages(FLOAT_PATH, {"limit": "5000"}):
-                self._calls += 1
-                async for part in rows(body, "results", FloatRow, self.rejected, self.step):
-                    changed: dict[str, ReferenceRow] = {}
-                    for item in part:
-                        symbol = self.rejected.symbol(item.ticker)
-                        value = self.rejected.number(item.free_float)
-                        if symbol and value and (row := self._row(symbol)) is not None:
-                            row.free_float = value
-                            changed[symbol] = row
-                    found += len(changed)
-                    self._notify(changed)
-            self._settle(source, found)
+            self._settle(source, await self._endpoints.floats())
 
     async def _fetch_sessions(self) -> None:
         await self._learn_day()
@@ -423,10 +369,8 @@ class Reference:
         async with slots:
             if source.state != "wanted":  # another day's answer told that there are none
                 return
-            path = GROUPED_PATH + day.isoformat()
             try:
-                body = await self._call(self._rest.get(path, {"adjusted": "true", **self._otc}))
-                found = await (self._read_bars(body) if bars else self._read_volumes(body))
+                found = await self._endpoints.session(day, bars=bars)
             except (RestError, BodyError) as exc:
                 if isinstance(exc, RestError) and exc.status == 404:
                     # Some servers answer so for a day without data, and all do without the endpoint.
@@ -439,43 +383,11 @@ class Reference:
                     self._volumes.failed.add(day)
                     source.detail = f"{day}: {_reason(exc)}"
                 return
-            for part in _slices(found, SUM_ROWS):
+            for part in slices(found, SUM_ROWS):
                 with self.step:
                     self._volumes.add(part)
                 await asyncio.sleep(0)
             self._volumes.answered[day] = bool(found)
-
-    async def _read_volumes(self, body: bytes) -> dict[str, float]:
-        found: dict[str, float] = {}
-        symbol_of, amount = self.rejected.symbol, self.rejected.amount
-        async for part in rows(body, "results", GroupedVolume, self.rejected, self.step):
-            for item in part:
-                if (symbol := symbol_of(item.T)) and (volume := amount(item.v)) is not None:
-                    found[symbol] = volume
-        return found
-
-    async def _read_bars(self, body: bytes) -> dict[str, float]:
-        """As `_read_volumes`; gives the bars to symbols whose previous day the snapshot does not know."""
-        found: dict[str, float] = {}
-        symbol_of, amount, number = self.rejected.symbol, self.rejected.amount, self.rejected.number
-        async for part in rows(body, "results", GroupedBar, self.rejected, self.step):
-            changed: dict[str, ReferenceRow] = {}
-            for item in part:
-                if not (symbol := symbol_of(item.T)):
-                    continue
-                volume = amount(item.v)
-                if volume is not None:
-                    found[symbol] = volume
-                if (close := number(item.c)) and (row := self._row(symbol)) is not None:
-                    row.prev_day_close = row.prev_day_close or close
-                    row.prev_day_open = row.prev_day_open or number(item.o)
-                    row.prev_day_high = row.prev_day_high or number(item.h)
-                    row.prev_day_low = row.prev_day_low or number(item.l)
-                    row.prev_day_volume = row.prev_day_volume or volume or 0
-                    row.prev_day_vwap = row.prev_day_vwap or number(item.vw)
-                    changed[symbol] = row
-            self._notify(changed)
-        return found
 
     async def _publish_averages(self) -> None:
         with self.step:
@@ -484,19 +396,19 @@ class Reference:
             with self.step:
                 changed: dict[str, ReferenceRow] = {}
                 for symbol, mean, days in averages[start : start + NOTIFY_ROWS]:
-                    row = self._row(symbol)
+                    row = self._table.row(symbol)
                     if row is not None and (row.avg_volume, row.avg_volume_days) != (mean, days):
                         row.avg_volume, row.avg_volume_days = mean, days
                         changed[symbol] = row
-                self._notify(changed)
+                self._table.notify(changed)
             await asyncio.sleep(0)
 
     async def _drop_stale(self) -> None:
         """Whoever still has values of another day must not keep them: they would look right."""
         stale, self._stale = self._stale, {}
         blank = {symbol: ReferenceRow() for symbol in stale if symbol not in self.rows}
-        for part in _slices(blank, NOTIFY_ROWS):
-            self._notify(part)
+        for part in slices(blank, NOTIFY_ROWS):
+            self._table.notify(part)
             await asyncio.sleep(0)
 
     # -- helpers ----------------------------------------------------------------------------------
@@ -521,58 +433,6 @@ class Reference:
     def _settle(self, source: _Source, found: int) -> None:
         source.state, source.detail = ("done", "") if found else ("absent", "nothing in the answer")
 
-    async def _call(self, answer: Awaitable[bytes]) -> bytes:
-        try:
-            return await answer
-        finally:
-            self._calls += 1
-
-    def _row(self, symbol: str) -> ReferenceRow | None:
-        row = self.rows.get(symbol)
-        if row is None:
-            if len(self.rows) >= self._max_symbols:
-                self.rejected.add("too many symbols")
-                return None
-            row = self.rows[symbol] = ReferenceRow()
-        return row
-
-    def _notify(self, changed: Mapping[str, ReferenceRow]) -> None:
-        if not changed:
-            return
-        for callback in self.on_rows:
-            try:
-                callback(changed)
-            except Exception as exc:  # whoever listens must not stop the others, nor the warm-up
-                log.error("reference_callback_failed", error=repr(exc))
-
-
-class _Status(msgspec.Struct):
-    serverTime: str
-
-
-def trading_day(body: bytes) -> date:
-    """The trading day (from 04:00 New York time) of an answer of the market status endpoint.
-
-    Raises:
-        ValueError: It tells no time.
-    """
-    try:
-        at = datetime.fromisoformat(msgspec.json.decode(body, type=_Status).serverTime)
-        at = at.replace(tzinfo=NEW_YORK) if at.tzinfo is None else at
-        return TradingDay.containing(at.timestamp() * 1000).day
-    except (msgspec.DecodeError, ValueError, OverflowError, OSError):
-        raise ValueError("the market status tells no time") from None
-
 
 def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, RestError) else str(error)
-
-
-ValueT = TypeVar("ValueT")
-
-
-def _slices(values: Mapping[str, ValueT], size: int) -> Iterator[dict[str, ValueT]]:
-    """Parts of a mapping as it is now: it may change while they are gone through."""
-    items = list(values.items())
-    for start in range(0, len(items), size):
-        yield dict(items[start : start + size])

@@ -15,15 +15,8 @@ import pytest
 from aiohttp import web
 
 from mdp.cache.averages import weekdays_before
-from mdp.cache.reference import (
-    FLOAT_PATH,
-    GROUPED_PATH,
-    SNAPSHOT_PATH,
-    STATUS_PATH,
-    Reference,
-    ReferenceRow,
-    trading_day,
-)
+from mdp.cache.endpoints import FLOAT_PATH, GROUPED_PATH, SNAPSHOT_PATH, STATUS_PATH, trading_day
+from mdp.cache.reference import Reference, ReferenceRow
 from mdp.cache.rest import RestClient
 from mdp.observability.metrics import Metrics
 from tests.cache.provider import Answer, Provider, cut_off, hang, serving
