@@ -180,10 +180,10 @@ class Attempt:
             counters.frames += 1
             counters.last_frame_ns = now
             sink.last_frame = frame
-            if sink.recorder is not None:
-                sink.recorder.offer(frame, sink.wall_ns())
             if not self.first_frame_ns:
                 self._on_first_frame(now)
+            if sink.recorder is not None:
+                sink.recorder.offer(frame, sink.wall_ns())
             if ring.holding:  # a source that sends as fast as we read is slowed down by TCP
                 await ring.released()
 
@@ -252,7 +252,9 @@ class Attempt:
             return
         exc = task.exception()
         connection = self._connection
-        if connection is None or not (exc is None or isinstance(exc, ConnectionClosed)):
+        if self.first_frame_ns and not (exc is None or isinstance(exc, ConnectionClosed)):
+            outcome = Outcome("internal", f"a frame could not be taken: {one_line(repr(exc), self._secrets)}")
+        elif connection is None or not (exc is None or isinstance(exc, ConnectionClosed)):
             outcome = of_error(exc or ConnectionResetError("the client gave up"), self._secrets)
         else:
             # Received from the server; or sent by us, for a frame above the limit or a ping without pong.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -136,7 +137,7 @@ class MassiveListener:
 
     def status(self) -> dict[str, Any]:
         """All an operator wants to see, as plain JSON values without secrets."""
-        config = self._config
+        config, last_ns = self._config, self.counters.last_frame_ns
         return {
             "state": self.state.value,
             "state_since_ms": self.state_since,
@@ -146,6 +147,7 @@ class MassiveListener:
             "subscriptions": self._book.as_json(),
             "consecutive_failures": self._backoff.failures,
             "counters": msgspec.to_builtins(self.counters),
+            "last_frame_age_ms": (self._clock() - last_ns) // 1_000_000 if last_ns else None,
             "gaps": self.gaps.total,
         }
 
@@ -279,7 +281,7 @@ class MassiveListener:
             self._attempt = None
         counters.disconnects[outcome.reason] = counters.disconnects.get(outcome.reason, 0) + 1
         log.log(
-            40 if outcome.then is Next.GIVE_UP else 30,
+            logging.ERROR if outcome.then is Next.GIVE_UP else logging.WARNING,
             "feed_disconnected",
             reason=outcome.reason,
             detail=outcome.detail,
@@ -323,7 +325,9 @@ class MassiveListener:
 
     async def _watch(self) -> None:
         """Restart a connection that is open and silent; settle which subscriptions were refused."""
-        period = max(0.01, min(1.0, self._config.stall_seconds / 4))
+        config = self._config
+        period = max(0.01, min(1.0, config.stall_seconds / 4))
+        watchdog = Watchdog(stall_seconds=config.stall_seconds, delayed=config.feed == "Delayed")
         while True:
             await self._sleep(period)
             if self.state is not FeedState.LIVE or self._attempt is None:
@@ -333,19 +337,24 @@ class MassiveListener:
             self._report_degraded(refused)
             if unanswered:
                 log.warning("feed_subscription_unanswered", subscriptions=unanswered)
-            config = self._config
-            watchdog = Watchdog(stall_seconds=config.stall_seconds, delayed=config.feed == "Delayed")
-            patience_ns = watchdog.patience_ns(
-                self._market.now(config.market), self._book.served, open_for_ns=self._market.open_for_ns()
-            )
-            silent_ns = now - self.counters.last_frame_ns
-            # While the ring holds the reader, it is us who are silent.
-            if patience_ns is None or silent_ns <= patience_ns or self._sink.ring.holding:
-                continue
-            detail = f"open, but no data for {silent_ns / 1e9:.1f} s over all subscriptions"
-            self.counters.stalls += 1
-            self._open_gap("stalled", detail)
-            self._enter(FeedState.STALLED, detail)
+            if self._sink.ring.holding:
+                continue  # it is us who are silent
+            last_ns = self.counters.last_frame_ns
+            if watchdog.silent_too_long(
+                now,
+                last_ns,
+                self._market.now(config.market),
+                self._book.served,
+                open_for_ns=self._market.open_for_ns(),
+            ):
+                self._restart_stalled((now - last_ns) / 1e9)
+
+    def _restart_stalled(self, silent_seconds: float) -> None:
+        detail = f"open, but no data for {silent_seconds:.1f} s over all subscriptions"
+        self.counters.stalls += 1
+        self._open_gap("stalled", detail)
+        self._enter(FeedState.STALLED, detail)
+        if self._attempt is not None:
             self._attempt.end(Outcome("stalled", detail))
 
     def _on_open(self) -> None:
@@ -384,7 +393,12 @@ class MassiveListener:
         self._machine.to(state, detail)
         if state is not before:
             self.gaps.note_state(state.value)
-            log.log(40 if state is FeedState.FAILED else 20, "feed_state", state=state.value, detail=detail)
+            log.log(
+                logging.ERROR if state is FeedState.FAILED else logging.INFO,
+                "feed_state",
+                state=state.value,
+                detail=detail,
+            )
 
 
 def _check(key: str, value: Any) -> None:

@@ -1,6 +1,6 @@
 """When silence means that the connection is dead, judged over the whole market and never on one symbol.
 
-Pure rules, no clock and no I/O: the listener asks with the times it has.
+Rules without clock and I/O: the listener asks with the times it has.
 """
 
 from __future__ import annotations
@@ -74,6 +74,42 @@ class Watchdog:
     def __init__(self, *, stall_seconds: float, delayed: bool = False) -> None:
         self._stall_seconds = stall_seconds
         self._delayed = delayed
+        self._market: Market | None = None
+        self._since_ns = 0  # silence before this says nothing: another market status held then
+        self._suspect_ns: int | None = None  # arrival of the last frame when silence first was too long
+
+    def silent_too_long(
+        self,
+        now_ns: int,
+        last_frame_ns: int,
+        market: Market,
+        subscriptions: Iterable[str],
+        *,
+        open_for_ns: int | None = None,
+    ) -> bool:
+        """Whether the connection is to be restarted, asked about once a second while it is open.
+
+        It takes two looks in a row: after the process itself stood still (a busy machine, a debugger), the
+        first comes before the frames that have been waiting in the socket.
+
+        Args:
+            now_ns: Monotonic, as all times here.
+            last_frame_ns: Arrival of the newest frame, of any symbol.
+            market: The provider's market status.
+            subscriptions: Those that the provider serves on this connection.
+            open_for_ns: For how long the market has been open, None where that is not known.
+        """
+        if market is not self._market:
+            if self._market is not None:  # a night's silence is no stall when the market opens in the morning
+                self._since_ns = now_ns
+            self._market = market
+        patience_ns = self.patience_ns(market, subscriptions, open_for_ns=open_for_ns)
+        if patience_ns is None or now_ns - max(last_frame_ns, self._since_ns) <= patience_ns:
+            self._suspect_ns = None
+            return False
+        sure = self._suspect_ns == last_frame_ns
+        self._suspect_ns = last_frame_ns
+        return sure
 
     def patience_ns(
         self, market: Market, subscriptions: Iterable[str], *, open_for_ns: int | None = None

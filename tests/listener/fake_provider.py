@@ -226,7 +226,9 @@ class Watched:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition; fails the test when it never comes."""
-        await until(condition, lambda: f"{self.listener.state.value}: {self.listener.detail} {self.states}")
+        await until(
+            condition, lambda: f"{self.listener.state.value}: {self.listener.detail} {self.states[-8:]}"
+        )
 
     async def until_state(self, state: FeedState) -> None:
         """Wait until the feed is in a state."""

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from mdp.listener.recorder import Recorder
 from mdp.listener.states import FeedState
 from mdp.listener.watchdog import Market
 
@@ -106,6 +107,28 @@ async def test_server_that_is_no_websocket_server_is_reported() -> None:
         assert set(feed.listener.counters.disconnects) == {"bad_handshake"}
     server.close()
     await server.wait_closed()
+
+
+async def test_plain_server_where_tls_is_expected_is_reported() -> None:
+    """`secure = true` against a server without TLS, or a certificate nobody vouches for."""
+    async with FakeProvider(healthy) as provider:
+        config = quick_config(provider.feed, secure=True, connect_timeout_seconds=1000.0)
+        async with Watched(config) as feed:
+            await feed.until(lambda: bool(feed.listener.counters.disconnects))
+            assert set(feed.listener.counters.disconnects) <= {"tls", "network"}
+
+
+async def test_callback_that_fails_is_told_apart_from_the_network() -> None:
+    """A mistake of ours has its own reason, and the next connection goes on."""
+    async with FakeProvider(healthy) as provider:
+        feed = Watched(quick_config(provider.feed))
+        broken = Recorder("unused")
+        broken.offer = lambda frame, epoch_ns: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+        feed.listener.recorder = broken
+        async with feed:
+            await feed.until(lambda: feed.listener.counters.disconnects.get("internal", 0) >= 1)
+            feed.listener.recorder = None
+            await feed.until_state(FeedState.LIVE)
 
 
 async def test_hang_before_the_auth_answer_ends_at_the_deadline_and_is_retried() -> None:

@@ -93,3 +93,55 @@ def test_patience_is_never_shorter_than_configured(
     """Whatever is subscribed, a restart never comes earlier than `stall_seconds`."""
     patience = Watchdog(stall_seconds=stall).patience_ns(market, subscriptions)
     assert patience is None or patience >= int(stall * SECOND)
+
+
+class Watch:
+    """Looks once a second at a connection whose frames a test decides on."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000 * SECOND
+        self.last_ns = self.now_ns
+        self._watchdog = Watchdog(stall_seconds=30.0)
+
+    def seconds_until_stall(self, market: Market, most: int) -> int | None:
+        """Silence, looked at each second; after how many a stall is seen, None for not within `most`."""
+        for second in range(1, most + 1):
+            self.now_ns += SECOND
+            if self._watchdog.silent_too_long(self.now_ns, self.last_ns, market, ALL):
+                return second
+        return None
+
+    def frame(self) -> None:
+        self.last_ns = self.now_ns
+
+
+def test_silence_in_an_open_market_is_a_stall() -> None:
+    """One look after the configured silence."""
+    assert Watch().seconds_until_stall(Market.OPEN, 100) == 32
+
+
+def test_any_frame_begins_the_silence_anew() -> None:
+    """Of whatever symbol."""
+    watch = Watch()
+    assert watch.seconds_until_stall(Market.OPEN, 29) is None
+    watch.frame()
+    assert watch.seconds_until_stall(Market.OPEN, 30) is None
+
+
+def test_silence_of_the_night_does_not_count_when_the_market_opens() -> None:
+    """Data comes from that moment on; a restart would lose its first second."""
+    watch = Watch()
+    assert watch.seconds_until_stall(Market.CLOSED, 8 * 3_600) is None
+    assert watch.seconds_until_stall(Market.EXTENDED, 119) is None
+    assert watch.seconds_until_stall(Market.OPEN, 29) is None
+    assert watch.seconds_until_stall(Market.OPEN, 5) is not None
+
+
+def test_process_that_stood_still_reads_first_and_judges_then() -> None:
+    """The first look after a long pause sees old times; the waiting frames come before the second."""
+    watch = Watch()
+    watch.seconds_until_stall(Market.OPEN, 1)
+    watch.now_ns += 600 * SECOND
+    assert watch.seconds_until_stall(Market.OPEN, 1) is None
+    watch.frame()
+    assert watch.seconds_until_stall(Market.OPEN, 30) is None
