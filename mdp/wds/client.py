@@ -64,6 +64,7 @@ class Client:
     __slots__ = (
         "_allowance",
         "_counters",
+        "_cut",
         "_last_heard",
         "_last_waiting",
         "_limits",
@@ -96,6 +97,7 @@ class Client:
         self._counters = counters
         self._loop = loop
         self._allowance = 0  # bytes above the limit, for an answer as large as the client asked for
+        self._cut = False  # aborted: uvloop still tells of waiting bytes then
         self._last_heard = loop.time()
         self._ping_at: float | None = None  # when the outstanding ping was sent
         self._written = 0  # bytes handed to the transport
@@ -217,7 +219,10 @@ class Client:
 
     def abort(self) -> None:
         """Cut the connection, dropping what waits. Does nothing to one that ended in time."""
+        if self._cut:
+            return
         if not self._transport.is_closing() or self._transport.get_write_buffer_size():
+            self._cut = True
             self._counters.aborted += 1
             self._transport.abort()
 
