@@ -222,19 +222,17 @@ class Reference:
         for part in slices(self.rows, NOTIFY_ROWS):
             yield ["rows", part]
 
-    def load(self, records: list[Any], day: str) -> bool:
+    def load(self, records: list[Any], day: str) -> None:
         """Take back what `dump` gave, if it is of trading day `day` (ISO); callbacks are called at once.
 
         To be called before `start`. What was complete is not fetched again, unless the provider turns
-        out to be on another trading day.
-
-        Returns:
-            Whether the records were used: False for another day or version, or what cannot be read.
+        out to be on another trading day. Records of another day or version, and what cannot be read,
+        are left alone.
         """
         try:
             _, version, dumped, done, sessions = records[0]
             if version != DUMP_VERSION or dumped != day:
-                return False
+                return
             parts = [msgspec.convert(part, dict[str, ReferenceRow]) for _, part in records[1:]]
             self.day = date.fromisoformat(day)
             kept = msgspec.convert(done, list[SourceName])
@@ -242,7 +240,8 @@ class Reference:
         except (ValueError, TypeError, IndexError, msgspec.ValidationError) as exc:
             log.warning("reference_not_restored", error=str(exc))
             self._forget()
-            return False
+            self.day = None
+            return
         for part in parts:
             self.rows.update(part)
             self._table.notify(part)
@@ -252,7 +251,6 @@ class Reference:
             self._restored_sessions = 0
         self._sources["day"].state = "wanted"  # the provider may have moved on meanwhile
         self._loaded = True
-        return True
 
     # -- rounds -----------------------------------------------------------------------------------
 
@@ -264,7 +262,10 @@ class Reference:
         """
         if self._loaded:  # values are there: is it still their day?
             await self._learn_day()
-        await asyncio.gather(self._fetch_sessions(), self._fetch_snapshot(), self._fetch_floats())
+        async with asyncio.TaskGroup() as group:  # none of them outlives the round, whatever happens
+            group.create_task(self._fetch_sessions())
+            group.create_task(self._fetch_snapshot())
+            group.create_task(self._fetch_floats())
         self._rounds += 1
         await self._drop_stale()
         log.info("reference_round", complete=self.complete, detail=self.health().detail)
@@ -273,10 +274,7 @@ class Reference:
     async def _run(self) -> None:
         pause = RETRY_SECONDS
         while True:
-            try:
-                await self.warm_up()
-            except Exception as exc:  # a fault of ours: no reason never to try again
-                log.error("reference_round_failed", error=repr(exc))
+            await self.warm_up()
             states = {source.state for source in self._sources.values()}
             if states == {"done"}:
                 return
@@ -355,7 +353,9 @@ class Reference:
             while source.state == "wanted" and (day := volumes.newest_unknown(self.day)):
                 await self._fetch_session(day, slots, source, bars=True)
             while source.state == "wanted" and (days := volumes.wanted(self.day)):
-                await asyncio.gather(*(self._fetch_session(day, slots, source) for day in days))
+                async with asyncio.TaskGroup() as group:
+                    for day in days:
+                        group.create_task(self._fetch_session(day, slots, source))
             await self._publish_averages()
             if source.state == "wanted":
                 if volumes.failed:
@@ -425,6 +425,11 @@ class Reference:
             yield source
         except (RestError, BodyError) as exc:
             self._fail(source, exc)
+        except Exception as exc:  # a fault of ours, or of an odd answer: no reason to lose the others
+            log.error("reference_source_failed", source=name, exc_info=exc)
+            source.state, source.detail = "failed", "internal error"
+            if name == "sessions":  # a session may be half added: begin anew
+                self._volumes = SessionVolumes()
 
     def _fail(self, source: _Source, error: Exception) -> None:
         source.state = "absent" if isinstance(error, RestError) and error.absent else "failed"

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from mdp.cache.averages import weekdays_before
+from mdp.cache.averages import SessionVolumes, weekdays_before
 from mdp.cache.endpoints import FLOAT_PATH, GROUPED_PATH, SNAPSHOT_PATH, STATUS_PATH, trading_day
 from mdp.cache.reference import Reference, ReferenceRow
 from mdp.cache.rest import RestClient
@@ -317,6 +317,28 @@ async def test_what_is_wrong_is_counted_and_never_used() -> None:
         assert 'mdp_reference_complete{source="sessions"} 1.0' in text
 
 
+async def test_a_fault_of_the_program_costs_one_source_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What nobody thought of is like a broken endpoint: the others go on, and the next round may mend it."""
+    provider = Market()
+    async with fetching(provider) as reference:
+        with monkeypatch.context() as patch:
+            add = SessionVolumes.add
+
+            def add_and_fail(volumes: SessionVolumes, part: Mapping[str, float]) -> None:
+                add(volumes, part)
+                if volumes.count == 5:
+                    raise RuntimeError
+
+            patch.setattr(SessionVolumes, "add", add_and_fail)
+            assert not await reference.warm_up()
+        assert "sessions (internal error)" in reference.health().detail
+        assert reference.rows["AAPL"].free_float == 15_000_000_000
+        assert await reference.warm_up()
+        assert (reference.rows["AAPL"].avg_volume, reference.rows["AAPL"].avg_volume_days) == (300, 30)
+
+
 async def test_floats_are_paged() -> None:
     """All pages count; a link elsewhere ends them with an error and without the key."""
     provider = Market()
@@ -476,7 +498,7 @@ async def test_a_second_start_on_the_same_day_asks_only_which_day_it_is() -> Non
     told: dict[str, ReferenceRow] = {}
     async with fetching(again) as second:
         second.on_rows.append(told.update)
-        assert second.load(records, "2026-09-23")
+        second.load(records, "2026-09-23")
         assert told == second.rows == rows
         assert second.ready
         assert await second.warm_up()
@@ -495,7 +517,7 @@ async def test_what_was_missing_is_fetched_after_a_restart() -> None:
         records = through_msgpack(first)
     again = Market()
     async with fetching(again) as second:
-        assert second.load(records, "2026-09-23")
+        second.load(records, "2026-09-23")
         assert await second.warm_up()
         assert second.rows["AAPL"].free_float == 15_000_000_000
         assert second.rows["AAPL"].avg_volume == 300
@@ -515,7 +537,7 @@ async def test_values_of_another_day_do_not_stay() -> None:
     told: dict[str, ReferenceRow] = {}
     async with fetching(again) as second:
         second.on_rows.append(told.update)
-        assert second.load(records, "2026-09-23")
+        second.load(records, "2026-09-23")
         assert told["GONE"].prev_day_close == 9
         assert await second.warm_up()
         assert second.day == date(2026, 9, 24)
@@ -541,7 +563,8 @@ async def test_a_dump_that_does_not_fit_is_left_alone(records: list[Any]) -> Non
     """Another day or version, or a damaged file: the values are fetched as if there were none."""
     provider = Market()
     async with fetching(provider) as reference:
-        assert not reference.load(records, "2026-09-23")
+        reference.load(records, "2026-09-23")
+        assert not reference.ready
         assert reference.rows == {}
         assert await reference.warm_up()
         assert reference.rows["AAPL"].prev_day_close == 250.5
