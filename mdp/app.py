@@ -39,6 +39,7 @@ from mdp.processor.engine import Engine
 from mdp.processor.keeper import Keeper
 from mdp.processor.pace import Pace
 from mdp.processor.results import Results
+from mdp.processor.rewind import RewindWatch
 from mdp.processor.worker import Processor
 from mdp.queues.base import Queue
 from mdp.queues.memory import MemoryQueue
@@ -56,7 +57,15 @@ _STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
 
 
 class StartError(Exception):
-    """The process cannot start: one line that says what to change."""
+    """The process cannot start: one line that says what to change.
+
+    Attributes:
+        exit_code: 2 where a setting is wrong, 1 where the machine refuses (an address in use).
+    """
+
+    def __init__(self, reason: str, *, exit_code: int = 1) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 class App:
@@ -67,7 +76,7 @@ class App:
 
     def __init__(self, config: Config, roles: list[str]) -> None:
         if roles != ["all"]:
-            raise StartError(f"--role: found {','.join(roles)!r}; allowed: all")
+            raise StartError(f"--role: found {','.join(roles)!r}; allowed: all", exit_code=2)
         self.config = config
         self.roles = roles
         massive = config.massive
@@ -120,6 +129,7 @@ class App:
             step=self.steps.get("reference"),
         )
         self.reference.on_rows.append(self.market.refer)
+        self.rewind = RewindWatch(self.engine)
         self.keeper: Keeper | None = None
         if config.cache.snapshot_path:
             self.keeper = Keeper(
@@ -187,6 +197,8 @@ class App:
                 await self.stop()
                 raise StartError(f"{stage.name}: {exc.strerror or exc}") from None
             self._started.append(stage)
+        if self.market.clock.now_ms:
+            self.rewind.restored()
         self._chores = asyncio.create_task(self._look_after(), name="chores")
         # What lives as long as the process needs no looking at by the collector: it made steps of 20 ms.
         gc.collect()
@@ -307,14 +319,13 @@ class App:
         try:
             return plugins.load(group, name, base)
         except plugins.PluginError as exc:
-            raise StartError(str(exc)) from None
+            raise StartError(str(exc), exit_code=2) from None
 
     async def _look_after(self) -> None:
         """Once a second, what belongs to no stage."""
         while True:
             await asyncio.sleep(1)
-            if self.keeper is not None:
-                self.keeper.check_rewind(self.market_status.server_now_ms())
+            self.rewind.look(self.market_status.current)
             day = self.market.clock.day
             if day is not None and self.reference.day is not None and day.day != self.reference.day:
                 self.reference.renew(day.day)
@@ -354,7 +365,7 @@ async def _main(config: Config, roles: list[str], demo: DemoOptions | None) -> i
         return 0
     except (StartError, DemoError) as exc:
         log.error("not_started", reason=str(exc))
-        return 1
+        return getattr(exc, "exit_code", 1)
     finally:
         # The client's side goes first: its end is then ours, and no outage.
         if app is not None:

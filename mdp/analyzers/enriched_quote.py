@@ -95,7 +95,8 @@ class EnrichedQuote(Analyzer):
         if start < day.open_ms:
             if not state.first_start or start == state.first_start:
                 state.first_open, state.first_start = opened, start
-            state.open_final = True  # until 09:30
+            # Until 09:30 there is nothing more to learn; from then on such a bar is one that came late.
+            state.open_final = self.market.clock.now_ms < day.open_ms
             return
         if not state.regular_start or start == state.regular_start:
             state.regular_open, state.regular_start = opened, start

@@ -19,7 +19,6 @@ log = structlog.get_logger(__name__)
 
 _encode = msgspec.msgpack.Encoder().encode
 _LIST_STEP = 200  # items of a list in one record: about 1 ms
-_REWOUND_MS = 120_000
 
 
 class Keeper:
@@ -101,20 +100,6 @@ class Keeper:
             "saved_ms": self._wall_ms(),
         }
         await self.store.save(head, self._records())
-
-    def check_rewind(self, server_now_ms: int | None) -> bool:
-        """Start the day afresh where the provider's clock is well before the market clock.
-
-        That is a simulator or a replay which began again, or state restored from one: no market goes
-        back, and its own clock never lags its events by minutes.
-        """
-        market = self._engine.market
-        if server_now_ms is None or not market.clock.now_ms:
-            return False
-        if market.clock.now_ms - server_now_ms <= _REWOUND_MS:
-            return False
-        self._engine.rewind(server_now_ms)
-        return True
 
     async def _run(self) -> None:
         while True:
