@@ -100,6 +100,19 @@ def test_a_slow_client_gets_only_the_newest_state() -> None:
     assert rig.counters.skipped == 2
 
 
+def test_an_older_value_never_follows_a_newer_one() -> None:
+    """A value that waited is replaced by the one that comes when there is room again, not sent behind it."""
+    rig = Rig()
+    rig.deliver(state("A", 600))
+    rig.deliver(state("B", mark="1"), state("C", mark="c"))
+    rig.transport.take()
+    before = len(rig.transport.writes)
+
+    assert rig.deliver(state("B", mark="2"))
+
+    assert rig.transport.writes[before:] == [state("B", mark="2").frame + state("C", mark="c").frame]
+
+
 def test_states_alone_never_close_a_client() -> None:
     """However long it stalls; and what waits for it stays within the limit."""
     rig = Rig()

@@ -16,6 +16,7 @@ from mdp import feeds
 from mdp.cache.base import Entry
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.config import WdsConfig
+from mdp.stage import Stage
 from mdp.wds import protocol
 from mdp.wds.server import WidgetDataService, _entry_json
 from tests.wds.doubles import Running, ask, receive, running, until
@@ -397,12 +398,13 @@ async def test_stop_delivers_what_is_due_and_says_goodbye_to_all() -> None:
 async def test_stop_is_safe_before_start_and_twice() -> None:
     """A role that fails half-way stops what it never started."""
     bus = MemoryBus(epoch=1)
-    service = WidgetDataService(WdsConfig(port=0), bus, MemoryCache(bus))
+    service: Stage = (wds := WidgetDataService(WdsConfig(port=0), bus, MemoryCache(bus)))
+    assert service.name == "wds"
     assert not service.health().ok
     await service.stop()
     await service.start()
     assert service.health().ok
-    assert str(service.port) in service.health().detail
+    assert str(wds.port) in service.health().detail
     await service.stop()
     await service.stop()
     assert not service.health().ok
