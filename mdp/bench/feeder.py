@@ -12,6 +12,7 @@ import gc
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Coroutine
 
 import msgspec
@@ -52,6 +53,7 @@ class Feeder:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._current: _Connection | None = None
+        self._outboxes: deque[Outbox] = deque(maxlen=100)  # of connections that were sent frames
         self._subscribed = asyncio.Event()
         self._subscriptions = 0
         self._cut = ""
@@ -134,6 +136,7 @@ class Feeder:
         """A connection asked for everything the frames hold."""
         self._subscriptions += 1
         self._current = connection
+        self._outboxes.append(connection.outbox)
         connection.outbox.set_room(self._pump.room)
         self._pump.attach(connection.outbox)
         self._subscribed.set()
@@ -180,7 +183,6 @@ class Feeder:
             self._current.cut()
 
     def _report(self, re: str) -> control.Report:
-        outbox = self._current.outbox if self._current is not None else None
         return control.Report(
             re=re,  # type: ignore[arg-type]
             sent=msgspec.structs.replace(self._pump.sent),
@@ -188,8 +190,8 @@ class Feeder:
             connections=self._subscriptions,
             cpu_seconds=time.process_time(),
             cut=self._cut,
-            most_waiting_bytes=outbox.most_bytes if outbox else 0,
-            longest_wait_ms=outbox.longest_ns / 1e6 if outbox else 0.0,
+            most_waiting_bytes=max((outbox.most_bytes for outbox in self._outboxes), default=0),
+            longest_wait_ms=max((outbox.longest_ns for outbox in self._outboxes), default=0) / 1e6,
             lateness=self._pump.lateness.quantiles(),
         )
 
