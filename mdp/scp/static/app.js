@@ -110,8 +110,8 @@ function set(line, index, value, text, flash) {
   // The Web Animations API restarts a flash without forcing a layout.
   cell.animate?.(value > before ? FLASH_UP : FLASH_DOWN, { duration: 700, easing: "ease-out" });
 }
-const FLASH_UP = [{ backgroundColor: "rgb(61 220 132 / 40%)" }, { backgroundColor: "transparent" }];
-const FLASH_DOWN = [{ backgroundColor: "rgb(255 107 107 / 40%)" }, { backgroundColor: "transparent" }];
+const FLASH_UP = [{ backgroundColor: "rgb(61 220 132 / 28%)" }, { backgroundColor: "transparent" }];
+const FLASH_DOWN = [{ backgroundColor: "rgb(255 107 107 / 28%)" }, { backgroundColor: "transparent" }];
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) FLASH_UP.length = FLASH_DOWN.length = 0;
 
 // ---- Tickers: newest first, bounded; an item that comes by get and by subscription shows once.
@@ -121,6 +121,7 @@ class Ticker {
   #limit;
   #line;
   #items = new Map(); // identity → element
+  #pending = []; // until the next frame; at the open, alerts come by the hundred a second
 
   constructor(list, limit, line) {
     this.#list = list;
@@ -129,6 +130,18 @@ class Ticker {
   }
 
   add(item) {
+    if (this.#pending.length === 0) requestAnimationFrame(() => this.#render());
+    this.#pending.push(item);
+    // A hidden tab draws no frames: the oldest would not be shown anyway.
+    if (this.#pending.length > 4 * this.#limit) this.#pending.shift();
+  }
+
+  #render() {
+    for (const item of this.#pending) this.#insert(item);
+    this.#pending = [];
+  }
+
+  #insert(item) {
     const key = JSON.stringify(item);
     if (this.#items.has(key)) return;
     const element = this.#line(item);
