@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 CLOSED_RETRY_SECONDS = 60.0
 STOP_SECONDS = 1.4  # bounds the wait for a connection that does not want to close
+STATUS_LOG_NS = 1_000_000_000
 MAX_STATUS_KINDS = 32  # label values that a peer can make us count
 
 
@@ -79,6 +80,7 @@ class MassiveListener:
         self._supervisor: asyncio.Task[None] | None = None
         self._control = asyncio.Lock()  # operators one after the other
         self._last_failure = ""  # why the last attempt ended, for people; empty once live
+        self._told_status_ns = -STATUS_LOG_NS
         self._stopped = False  # the stage, not only the feed
         self.gaps = GapLedger(wall_ms=wall_ms, market_ms=market_status.server_now_ms)
 
@@ -221,7 +223,10 @@ class MassiveListener:
         elif status == "error" and "not authorized" in message.lower():
             self._report_degraded(self._book.on_refusal(message, self._clock()))
         elif status not in ("connected", "auth_success"):
-            log.warning("feed_status", status=one_line(status), message=text)
+            now = self._clock()
+            if now - self._told_status_ns >= STATUS_LOG_NS:  # a provider that repeats itself fills no disk
+                self._told_status_ns = now
+                log.warning("feed_status", status=one_line(status), message=text)
 
     def _begin(self) -> None:
         if self._stopped or (self._supervisor is not None and not self._supervisor.done()):
@@ -330,24 +335,29 @@ class MassiveListener:
         watchdog = Watchdog(stall_seconds=config.stall_seconds, delayed=config.feed == "Delayed")
         while True:
             await self._sleep(period)
-            if self.state is not FeedState.LIVE or self._attempt is None:
-                continue
-            now = self._clock()
-            refused, unanswered = self._book.settle(now)
-            self._report_degraded(refused)
-            if unanswered:
-                log.warning("feed_subscription_unanswered", subscriptions=unanswered)
-            if self._sink.ring.holding:
-                continue  # it is us who are silent
-            last_ns = self.counters.last_frame_ns
-            if watchdog.silent_too_long(
-                now,
-                last_ns,
-                self._market.now(config.market),
-                self._book.served,
-                open_for_ns=self._market.open_for_ns(),
-            ):
-                self._restart_stalled((now - last_ns) / 1e9)
+            if self.state is FeedState.LIVE and self._attempt is not None:
+                try:
+                    self._look(watchdog)
+                except Exception:  # a connection without a watchdog would be worse than a line a second
+                    log.exception("feed_watchdog_failed")
+
+    def _look(self, watchdog: Watchdog) -> None:
+        now = self._clock()
+        refused, unanswered = self._book.settle(now)
+        self._report_degraded(refused)
+        if unanswered:
+            log.warning("feed_subscription_unanswered", subscriptions=unanswered)
+        if self._sink.ring.holding:
+            return  # it is us who are silent
+        last_ns = self.counters.last_frame_ns
+        if watchdog.silent_too_long(
+            now,
+            last_ns,
+            self._market.now(self._config.market),
+            self._book.served,
+            open_for_ns=self._market.open_for_ns(),
+        ):
+            self._restart_stalled((now - last_ns) / 1e9)
 
     def _restart_stalled(self, silent_seconds: float) -> None:
         detail = f"open, but no data for {silent_seconds:.1f} s over all subscriptions"

@@ -472,3 +472,35 @@ async def test_held_reader_stops_reading_and_goes_on_without_loss() -> None:
         feed.ring.release()
         await feed.until(lambda: len(feed.ring) == 51)
         assert feed.frames()[1:] == [trade(number=number) for number in range(50)]
+
+
+async def test_odd_statuses_are_counted_all_and_logged_at_most_once_a_second() -> None:
+    """A provider that repeats itself fills neither the disk nor the label set."""
+    now = [0]
+    feed = Watched(quick_config("127.0.0.1:9"), clock=lambda: now[0])
+    with structlog.testing.capture_logs() as logs:
+        for number in range(1_000):
+            feed.listener.on_status(f"odd{number}", "text")
+            feed.listener.on_status("odd0", "text")
+        now[0] += 1_000_000_000
+        feed.listener.on_status("odd0", "text")
+    assert len([entry for entry in logs if entry["event"] == "feed_status"]) == 2
+    assert feed.listener.counters.statuses["odd0"] == 1_002
+    assert len(feed.listener.counters.statuses) == 32
+
+
+async def test_watchdog_survives_a_market_status_that_raises() -> None:
+    """One bad look is logged; the next ones go on, and still notice a stall."""
+    async with FakeProvider(healthy) as provider:
+        feed = Watched(quick_config(provider.feed, stall_seconds=0.05))
+        market, looks = feed.market.market, [0]
+
+        def now(_: str = "stocks") -> object:
+            looks[0] += 1
+            if looks[0] == 1:
+                raise RuntimeError("broken")
+            return market
+
+        feed.market.now = now  # type: ignore[method-assign,assignment]
+        async with feed:
+            await feed.until(lambda: feed.listener.counters.stalls >= 1)
