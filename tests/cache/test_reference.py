@@ -73,14 +73,16 @@ class Market(Provider):
 
 
 @asynccontextmanager
-async def fetching(provider: Provider, **options: Any) -> AsyncIterator[Reference]:
-    """A reference stage for a started provider; waits of its REST client take no time."""
+async def fetching(
+    provider: Provider, *, timeout: float = 30.0, tries: int = 2, **options: Any
+) -> AsyncIterator[Reference]:
+    """A reference stage for a started provider; pauses between tries of its REST client take no time."""
 
     async def no_wait(_seconds: float) -> None:
         await asyncio.sleep(0)
 
     async with serving(provider):
-        rest = RestClient(provider.url, KEY, rate=1e9, tries=2, timeout=0.3, sleep=no_wait)
+        rest = RestClient(provider.url, KEY, rate=1e9, tries=tries, timeout=timeout, sleep=no_wait)
         reference = Reference(rest, **options)
         try:
             yield reference
@@ -237,7 +239,8 @@ async def test_one_broken_endpoint_costs_only_its_own_values(path: str, fault: s
     """Whatever it does, the others' values are there after the same round."""
     provider = Market()
     provider.answers[path] = BROKEN[fault]
-    async with fetching(provider) as reference:
+    limits: dict[str, Any] = {"timeout": 0.5, "tries": 1} if fault == "hanging" else {}
+    async with fetching(provider, **limits) as reference:
         complete = await reference.warm_up()
         row = reference.rows["AAPL"]
         assert reference.ready
