@@ -63,7 +63,7 @@ def configuration(ready: control.Ready, folder: Path) -> Config:
 class _Reading(NamedTuple):
     """Where the platform stands at a moment."""
 
-    events: int
+    events: float
     wall: float
     cpu: float
     delay: float
@@ -177,7 +177,7 @@ class _Run:
             after = await self._slice(sample)
             idle += time.perf_counter() - paused
             segment = Segment(
-                events=done.events,
+                events=int(done.events),
                 wall_seconds=done.wall,
                 cpu_seconds=done.cpu,
                 bare_rate=(before.rate + after.rate) / 2,

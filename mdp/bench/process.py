@@ -153,6 +153,11 @@ class FeederProcess:
             raise
         return cls(process, ready)
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def tell(self, command: control.Command) -> None:
         """Send a command that is not answered."""
         stdin = self._process.stdin
