@@ -151,7 +151,10 @@ class DecodeStage:
                 self._put(name, Batch(events, first_arrival, marks.get(name, ())))
         for status in statuses:
             self.counters.statuses += 1
-            self._on_status(status.status, status.message)
+            try:
+                self._on_status(status.status, status.message)
+            except Exception as exc:  # a defect there must not end the decoding of the market
+                log.error("status_failed", exc_info=exc)
         return frames
 
     def _salvage(self, frame: Frame) -> list[Any]:

@@ -36,12 +36,16 @@ class Pace:
         self._clock = clock
         self._window_ends = 0
         self._best = self._best_before = float("inf")  # least drift in this window and the one before
+        self._market_ms = 0.0
         self.behind = False
         self.holds = 0  # times the reader was paused
 
     def note(self, arrival_ns: int, market_ms: float) -> None:
         """What arrived at `arrival_ns` had brought the market clock to `market_ms`."""
         drift = arrival_ns / 1e6 - market_ms
+        if market_ms < self._market_ms:  # the market began again (a replay): what was before says nothing
+            self._best = self._best_before = drift
+        self._market_ms = market_ms
         if arrival_ns >= self._window_ends:
             self._best_before, self._best = self._best, drift
             self._window_ends = arrival_ns + _WINDOW_NS
