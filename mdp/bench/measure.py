@@ -31,7 +31,7 @@ _CREDIT_SECONDS = 0.005
 _SEGMENT_SECONDS = 3.0
 _RAMP_SECONDS = 0.3  # of each segment, not measured: the window fills
 _SAMPLE_EVENTS = 40_000  # of the frames decoded bare: 5 MB, as little in the CPU's cache as live frames
-_DRAIN_SECONDS = 15.0
+_STILL_SECONDS = 3.0  # without progress, after which nothing more is expected
 _READY_SECONDS = 30.0
 _TICK_SECONDS = 0.2  # ten ticks of the WDS: what is due to clients has arrived
 
@@ -287,9 +287,10 @@ class _Run:
 
     async def _drained(self, sent: int) -> None:
         """Wait until the platform is through with everything sent, or nothing moves any more."""
-        deadline = time.monotonic() + _DRAIN_SECONDS
-        while time.monotonic() < deadline:
-            if self._accounting().settled >= sent:
-                return
+        settled, moved = -1, time.monotonic()
+        while (now := self._accounting().settled) < sent:
+            if now != settled:
+                settled, moved = now, time.monotonic()
+            elif time.monotonic() - moved > _STILL_SECONDS:
+                return  # the accounting will show what is missing
             await asyncio.sleep(0.02)
-        # Not reached: the accounting will show what is missing.

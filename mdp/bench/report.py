@@ -62,7 +62,7 @@ def figures(result: Result) -> list[tuple[str, str]]:
         found += [
             ("end to end", f"{result.rate:,.0f} events/s (segments {spread[0]:,.0f} to {spread[-1]:,.0f})"),
             ("bare decoding", f"{result.bare_rate:,.0f} events/s"),
-            ("ratio", f"{result.ratio:.3f}"),
+            ("ratio", f"{result.ratio:.3f} (by CPU time {result.cpu_ratio:.3f})"),
         ]
     if result.open_rate:
         found += [

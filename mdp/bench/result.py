@@ -75,6 +75,11 @@ class Result(msgspec.Struct):
         return middle([ratio(segment.rate, segment.bare_rate) for segment in self.segments])
 
     @property
+    def cpu_ratio(self) -> float:
+        """The same by CPU time, which other processes on the machine disturb less."""
+        return ratio(1.0, self.cpu_in_bare)
+
+    @property
     def exact(self) -> bool:
         """Whether every event is accounted for, on one connection that was never cut."""
         return all(check.exact for check in self.checks) and self.connections == 1 and not self.cut

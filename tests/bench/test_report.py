@@ -137,7 +137,25 @@ def test_comparison_pairs_runs_and_divides_by_bare_decoding(monkeypatch: pytest.
 
     assert order == [1_000, 20_000, 1_000, 20_000]
     assert outcome.rows[0].figure == "1.60  (8.00 and 5.00)"
-    assert not outcome.rows[0].passed
+    assert [row.passed for row in outcome.rows] == [False, True]
+    assert outcome.rows[1].figure == "0 in 4 runs"
+
+
+def test_comparison_shows_each_run_that_lost_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast run that dropped events is no measurement of cost."""
+    lossy = Accounting(rejected={"malformed": 2})
+    monkeypatch.setattr(suite, "run", lambda options: make_result(cpu_in_bare=1.0, accounting=lossy))
+
+    outcome = suite.compare(IngestOptions(compare_symbols=[10, 20]), lambda _: None)
+
+    assert [row.passed for row in outcome.rows] == [True, False, False, False, False]
+
+
+def test_a_busy_machine_is_named_beside_the_figure() -> None:
+    """The ratio by CPU time and the share of waiting tell a slow platform from a busy machine."""
+    assert suite.disturbance(make_result(cpu_in_bare=4.0, crowded=0.25)) == (
+        "by CPU time 0.250, 25% waiting for a core"
+    )
 
 
 def test_a_run_without_a_result_is_an_error_with_its_last_words() -> None:
