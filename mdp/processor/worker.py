@@ -68,17 +68,18 @@ class Processor:
         ]
 
     async def stop(self) -> None:
-        """Close the queues, work off what waits within the bound, flush a last time, end."""
+        """Close the queues, work off what waits within the bound, end. Nothing runs any more when it returns."""
         for queue in self._queues:
             queue.close()
-        if self._workers:
-            _, pending = await asyncio.wait(self._workers, timeout=self._drain_seconds)
-            if pending:
-                log.warning(
-                    "drain_timeout", seconds=self._drain_seconds, left=sum(q.waiting for q in self._queues)
-                )
-        for task in (*self._workers, *self._flushers):
-            task.cancel()
+        try:
+            if self._workers:
+                _, pending = await asyncio.wait(self._workers, timeout=self._drain_seconds)
+                if pending:
+                    left = sum(queue.waiting for queue in self._queues)
+                    log.warning("drain_timeout", seconds=self._drain_seconds, left=left)
+        finally:  # also where the caller has no more time: what is not journaled must not happen any more
+            for task in (*self._workers, *self._flushers):
+                task.cancel()
         await asyncio.gather(*self._workers, *self._flushers, return_exceptions=True)
 
     def health(self) -> Health:

@@ -1,4 +1,4 @@
-"""When to read and when to work: a live feed that we delay is never held, a replay is held instead of shed."""
+"""When to read, when to work: a live feed that we delay is never held, a replay is held instead of shed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Line:
     Args:
         per_frame_ns: What processing a frame costs.
         market_ms_per_frame: How far each frame brings the market's time.
-        due_ns: Time between two frames at the sender; 0: it sends as fast as we read (a replay at full speed).
+        due_ns: Time between two frames at the sender; 0: it sends as fast as we read (a replay).
     """
 
     READ_NS = 20_000  # of reading a frame
@@ -120,7 +120,7 @@ async def test_a_live_feed_that_is_too_fast_is_read_and_shed() -> None:
 
 
 async def test_minutes_of_overload_never_make_the_reader_seconds_late() -> None:
-    """A provider that cuts off readers after 10 s keeps us, however long it lasts: lateness does not creep up."""
+    """A provider that cuts off readers after 10 s keeps us: lateness does not creep up with time."""
     line = Line(per_frame_ns=20 * MS, market_ms_per_frame=10.0, due_ns=10 * MS)
     latest_ns = 0
     for _ in range(60):

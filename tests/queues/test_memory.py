@@ -1,4 +1,4 @@
-"""The in-process queue: first in, first out; bounded; nothing old is handed out; every event is accounted for."""
+"""The in-process queue: first in, first out; bounded; nothing old is handed out; every event counted."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_rest_of_a_cut_batch_expires_with_its_arrival() -> None:
 
 
 def test_halts_never_expire() -> None:
-    """A queue without a TTL hands out a batch after any time: a lost resumption would halt a symbol all day."""
+    """Without a TTL a batch is handed out after any time: a lost resumption would halt a symbol all day."""
     clock = Clock()
     queue = queue_of(clock)
     queue.put(Batch([1], clock()))
