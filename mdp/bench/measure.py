@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mdp.app import App, StartError
 from mdp.bench import accounting, control
+from mdp.bench.accounting import Check
 from mdp.bench.bare import BareSlice, measure_bare
 from mdp.bench.figures import middle, ratio
 from mdp.bench.frames import FrameOptions, FrameSource
@@ -114,7 +115,8 @@ class _Run:
                 await self._app.stop()
         finally:
             await self._feeder.stop()
-        result.rss_peak_mb = peak_rss_mb()
+        # The kernel brings the peak up to date now and then only, so it may be a little behind.
+        result.rss_peak_mb = max(peak_rss_mb(), result.rss_filled_mb, result.rss_end_mb)
         result.bare_rate = middle([piece.rate for piece in self._bare])
         result.open_seconds = options.seconds if options.mode == "open" else 0.0
         return result
@@ -233,6 +235,8 @@ class _Run:
         result.sender_longest_wait_ms = report.longest_wait_ms
         result.accounting = self._accounting()
         result.checks = accounting.checks(result.accounting, report.sent)
+        guards = {guard.name: guard.failures for guard in app.engine.guards}
+        result.checks += [Check(f"failures of the analyzer {name}", n, 0) for name, n in guards.items()]
         result.longest_lag_ms = self._probe.longest_ms
         result.longest_stage, seconds = app.steps.longest()
         result.longest_step_ms = seconds * 1000

@@ -81,5 +81,5 @@ class Result(msgspec.Struct):
 
     @property
     def exact(self) -> bool:
-        """Whether every event is accounted for, on one connection that was never cut."""
+        """Whether every event is accounted for and analyzed, on one connection that was never cut."""
         return all(check.exact for check in self.checks) and self.connections == 1 and not self.cut

@@ -42,6 +42,7 @@ def test_closed_loop_accounts_for_every_event() -> None:
 
     assert [check for check in result.checks if not check.exact] == []
     assert result.exact
+    assert "failures of the analyzer top_trades" in [check.name for check in result.checks]
     assert result.accounting.lost == 0
     assert result.fill_events == 3 * 200 + 3 * 1_100
     assert result.accounting.queues["quotes"].processed == result.sent.quotes > 0

@@ -32,7 +32,7 @@ def test_memory_is_in_megabytes_and_the_peak_is_not_below() -> None:
     del block
 
     assert 45 < during - before < 60
-    assert peak_rss_mb() >= during - 1
+    assert peak_rss_mb() >= during - 5  # the kernel updates it in steps
 
 
 def test_run_delay_never_falls() -> None:
