@@ -149,7 +149,7 @@ async def test_stop_works_off_what_waits() -> None:
 
 
 async def test_stop_ends_within_its_bound_with_the_accounting_exact() -> None:
-    """Analyzers too slow to work off everything do not keep the process alive; the rest is still `waiting`."""
+    """Analyzers too slow to work off everything do not keep the process alive; the rest still waits."""
     bench = Bench(drain_seconds=0.05)
     bench.probe.on_batch = lambda: time.sleep(0.01)
     await bench.stage.start()
@@ -241,7 +241,7 @@ async def test_an_engine_that_raises_does_not_end_the_worker() -> None:
 async def test_a_disabled_analyzer_shows_in_health() -> None:
     """The platform still works, and says what does not."""
     bench = Bench(max_failures=1)
-    bench.probe.on_batch = lambda: 1 // 0  # type: ignore[assignment, return-value]
+    bench.probe.on_batch = lambda: 1 // 0  # type: ignore[assignment]
     await bench.stage.start()
     bench.put("A")
     await bench.settled()
