@@ -17,8 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
+import struct
+import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 _FORMAT = 1
 _encode = msgspec.msgpack.Encoder().encode
-_LENGTH = 4  # bytes before each record
+_HEADER = struct.Struct(">II")  # before each record: its length and CRC
 
 
 class Restored(msgspec.Struct):
@@ -59,6 +63,10 @@ class Store:
         self._generation = 0
         self._journal_fd: int | None = None
         self._failed = False
+        self._writing = (
+            threading.Lock()
+        )  # a save that was cancelled may still be writing when the next begins
+        self._written = 0  # generation of the newest snapshot written
         self.errors = 0
         self.journal_records = 0
         self.snapshots = 0
@@ -86,20 +94,28 @@ class Store:
             return None
         return Restored(head, records, journal)
 
-    def open(self) -> None:
-        """Start a new journal generation."""
+    def open(self) -> bool:
+        """Start a new journal generation. Returns whether it could; if not, the one before goes on."""
         self._generation += 1
         path = self._journal_path(self._generation)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-            os.write(fd, _frame(self._identity))
         except OSError as exc:
             self._error("journal_open_failed", exc)
-            return
+            return False
+        head = _frame(self._identity)
+        try:
+            if os.write(fd, head) < len(head):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as exc:
+            os.close(fd)
+            self._error("journal_open_failed", exc)
+            return False
         if self._journal_fd is not None:
             os.close(self._journal_fd)
         self._journal_fd = fd
+        return True
 
     def write(self, records: list[Any]) -> None:
         """Append records to the journal; returns when the kernel has them."""
@@ -107,12 +123,15 @@ class Store:
             return
         self.journal_records += len(records)
         data = b"".join([_frame(record) for record in records])
+        written = 0
         try:
-            written = os.write(self._journal_fd, data)
             while written < len(data):
                 written += os.write(self._journal_fd, data[written:])
         except OSError as exc:
             self._error("journal_write_failed", exc)
+            # Half a record would make everything behind it unreadable.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._journal_fd, os.fstat(self._journal_fd).st_size - written)
 
     async def save(self, head: dict[str, Any], records: Iterator[Any]) -> bool:
         """Write a snapshot from records made step by step; the loop is given back between steps.
@@ -120,7 +139,8 @@ class Store:
         Returns:
             Whether it was written. The old one stays where it was not.
         """
-        self.open()
+        if not self.open():  # without it the journal that goes on would be taken for an old one
+            return False
         generation = self._generation
         chunks = [_frame({**self._identity, **head, "generation": generation})]
         count = 0
@@ -130,7 +150,7 @@ class Store:
             await asyncio.sleep(0)
         chunks.append(_frame(["end", count]))
         try:
-            await asyncio.to_thread(self._replace, chunks)
+            await asyncio.to_thread(self._replace, chunks, generation)
         except OSError as exc:
             self._error("snapshot_failed", exc)
             return False
@@ -153,14 +173,19 @@ class Store:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _replace(self, chunks: list[bytes]) -> None:
-        self._snapshot.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._snapshot.with_name(self._snapshot.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._snapshot)
+    def _replace(self, chunks: list[bytes], generation: int) -> None:
+        """Runs in a thread, one at a time; a newer snapshot is never replaced by an older one."""
+        with self._writing:
+            if generation < self._written:
+                return
+            self._snapshot.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._snapshot.with_name(self._snapshot.name + ".tmp")
+            with temporary.open("wb") as file:
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._snapshot)
+            self._written = generation
 
     def _journal_path(self, generation: int) -> Path:
         return self._base.with_name(f"{self._base.name}.journal-{generation}")
@@ -187,22 +212,24 @@ class Store:
 
 def _frame(record: Any) -> bytes:
     body = _encode(record)
-    return len(body).to_bytes(_LENGTH, "big") + body
+    return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
 def _read(path: Path) -> Iterator[Any]:
-    """The records of a file up to the first that is cut off (a kill may fall into a write)."""
+    """The records of a file up to the first that is cut off (a kill may fall into a write) or damaged."""
     try:
         data = path.read_bytes()
     except OSError:
         return
     at = 0
-    while at + _LENGTH <= len(data):
-        end = at + _LENGTH + int.from_bytes(data[at : at + _LENGTH], "big")
-        if end > len(data):
+    while at + _HEADER.size <= len(data):
+        length, checksum = _HEADER.unpack_from(data, at)
+        at += _HEADER.size
+        body = data[at : at + length]
+        if len(body) < length or zlib.crc32(body) != checksum:
             return
         try:
-            yield msgspec.msgpack.decode(data[at + _LENGTH : end])
-        except msgspec.DecodeError:
+            yield msgspec.msgpack.decode(body)
+        except (ValueError, RecursionError):  # zeros have a right checksum, and are no record
             return
-        at = end
+        at += length
