@@ -101,9 +101,7 @@ class App:
             )
             for name in QUEUES
         }
-        self.ring = RawRing(
-            max_bytes=massive.ring_bytes, max_age_ns=int(massive.ring_max_age_seconds * 1e9)
-        )
+        self.ring = RawRing(max_bytes=massive.ring_bytes, max_age_ns=int(massive.ring_max_age_seconds * 1e9))
         self.pace = Pace(self.ring)
         self.market_status = MarketStatusSource(massive.rest_url, massive.api_key)
         self.listener = MassiveListener(massive, self.ring, market_status=self.market_status)
@@ -143,9 +141,7 @@ class App:
         self.scanner = ScannerStage(
             self.bus, self.results, self._scanners(), max_failures=config.processor.max_failures
         )
-        self.wds = WidgetDataService(
-            config.wds, self.bus, self.cache, own_origins=lambda: self.scp.origins()
-        )
+        self.wds = WidgetDataService(config.wds, self.bus, self.cache, own_origins=lambda: self.scp.origins())
         self.scp = ControlPlane(
             config.scp, wds_port=lambda: self.wds.port, auth_required=config.wds.auth_enabled
         )
@@ -159,9 +155,7 @@ class App:
             lag_ms=self.lag_ms,
             warming_up=lambda: not self.reference.ready,
         )
-        self.metrics_server = MetricsServer(
-            config.metrics, self.metrics, live=self.live, ready=self.ready
-        )
+        self.metrics_server = MetricsServer(config.metrics, self.metrics, live=self.live, ready=self.ready)
         self.admin = AdminServer(config.admin, AppControls(self))
         self.feed_lag = show(self, self.metrics)
         self._started: list[Stage] = []

@@ -194,6 +194,7 @@ class Unknown(Struct, gc=False):
     raw: str  # at most 2,048 characters of it
     arrival_ms: int  # wall clock
 
+
 MarketEvent = Trade | Quote | Aggregate | MinuteAggregate | LimitUpLimitDown
 
 _MALFORMED = (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError)
@@ -207,8 +208,8 @@ class FrameDecoder:
     def __init__(self) -> None:
         wire = Trade | Quote | Aggregate | MinuteAggregate | LimitUpLimitDown | Status
         #: The one call of the hot path: `decode(frame) -> list[event]`, raises on anything unusual.
-        self.decode = msgspec.json.Decoder(list[wire]).decode  # type: ignore[valid-type]
-        self._one = msgspec.json.Decoder(wire).decode  # type: ignore[arg-type]
+        self.decode = msgspec.json.Decoder(list[wire]).decode
+        self._one = msgspec.json.Decoder(wire).decode
 
     def salvage(self, frame: str | bytes, arrival_ms: int) -> tuple[list[Any], list[Unknown]]:
         """Decode event by event a frame that `decode` refused.
@@ -278,7 +279,14 @@ def _reason(text: str, exc: Exception) -> str:
 
 
 #: `ev` of what this module decodes.
-_KINDS = {"T": Trade, "Q": Quote, "A": Aggregate, "AM": MinuteAggregate, "LULD": LimitUpLimitDown, "status": Status}
+_KINDS = {
+    "T": Trade,
+    "Q": Quote,
+    "A": Aggregate,
+    "AM": MinuteAggregate,
+    "LULD": LimitUpLimitDown,
+    "status": Status,
+}
 
 #: The queue that carries a struct.
 QUEUE_OF: dict[type, str] = {
@@ -317,7 +325,12 @@ _PAYLOAD_FIELDS[MinuteAggregate] = ("AM", _AGGREGATE_FIELDS)
 def payload(event: Any) -> dict[str, Any]:
     """The event as clients get it (`design.md` section 5): `event_type`, then every field, null if absent."""
     if isinstance(event, Unknown):
-        return {"event_type": UNKNOWN, "reason": event.reason, "raw": event.raw, "timestamp": event.arrival_ms}
+        return {
+            "event_type": UNKNOWN,
+            "reason": event.reason,
+            "raw": event.raw,
+            "timestamp": event.arrival_ms,
+        }
     kind, names = _PAYLOAD_FIELDS[type(event)]
     out: dict[str, Any] = {"event_type": kind}
     for name in names:

@@ -129,7 +129,7 @@ def match(pattern: str) -> tuple[Target, ...]:
     return tuple(targets)
 
 
-def _match_family(segments: list[str], family: Family) -> str | None | Literal[False]:
+def _match_family(segments: list[str], family: Family) -> str | Literal[False] | None:
     """The symbol a pattern names in a family (None for all, "" without hole), or False where it names none."""
     template = family.name.split(":")
     filling: str | None = "" if not family.hole else None

@@ -149,9 +149,11 @@ class DailyRange(Analyzer):
 
     def _unusual(self, owner: SymbolState, bar: Aggregate) -> None:
         at = self._session_index(bar.start_timestamp)
-        if at < 0:
-            return
         state: RangeState | None = owner.range
+        if at < 0:
+            if state is not None:
+                self._after_sessions(state, bar)
+            return
         if state is None:
             owner.range = state = _new_state(bar, at)
             self._changed[bar.symbol] = state
@@ -171,6 +173,14 @@ class DailyRange(Analyzer):
             self._replace(owner, state, bar)
         else:
             self._late(state, bar, at)
+
+    def _after_sessions(self, state: RangeState, bar: Aggregate) -> None:
+        """A bar past 20:00 has no range, but what is older than it is late from now on."""
+        day = self._day
+        assert day is not None
+        if day.post_ms <= bar.start_timestamp < day.end_ms and (bar.is_second or bar.__class__ is state.kind):
+            state.kind = bar.__class__
+            state.start = max(state.start, bar.start_timestamp)
 
     def _newest(self, owner: SymbolState, state: RangeState, bar: Aggregate, at: int) -> None:
         if at != state.session:
@@ -231,12 +241,16 @@ class DailyRange(Analyzer):
             self._changed[state.symbol] = state
 
     def _alert(
-        self, owner: SymbolState, state: RangeState, bar: Aggregate, side: str, price: Number, previous: Number
+        self,
+        owner: SymbolState,
+        state: RangeState,
+        bar: Aggregate,
+        side: str,
+        price: Number,
+        previous: Number,
     ) -> None:
-        if owner.bar is None:  # nobody keeps quotes: the bar's own
-            owner.bar = bar
         alert = Alert(
-            *self.market.values(owner),
+            *self.market.values(owner, bar),  # the batch may hold newer bars of the symbol already
             session=_SESSIONS[state.session],
             direction=side,
             price=price,

@@ -52,6 +52,7 @@ class EnrichedQuote(Analyzer):
         if day is None:
             return
         day_start, day_end = day.start_ms, day.end_ms
+        bar: Aggregate
         for bar, state in zip(batch.events, market.states, strict=True):
             if state is None:
                 continue

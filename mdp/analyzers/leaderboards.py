@@ -6,7 +6,7 @@ it, or when somebody asks the cache for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from heapq import nsmallest
 from typing import Any, ClassVar
 
@@ -14,17 +14,24 @@ import msgspec
 
 from mdp.analyzers.base import Analyzer, EventBatch, Output
 from mdp.analyzers.state import BoardRow, Market
-from mdp.events import AGGREGATES
+from mdp.events import AGGREGATES, Number
 from mdp.feeds import TOP_GAINERS, TOP_GAPPERS, TOP_VOLUME, Family
 
 ROWS = 500
+# Ranked a little further than shown: next time, whoever is behind that place need not be looked at.
+_RANKED = 650
+_ALL = float("inf")
+
+Ranking = list[tuple[Number, str]]  # (key, symbol), smallest first
 
 
 class _Board(msgspec.Struct):
     family: Family
-    keys: Callable[[Market], list[tuple[Any, str]]]  # (key, symbol), smallest first
+    keys: Callable[[Market, float], Ranking]  # those up to a key, unsorted
     interest: Any
+    cut: float = _ALL  # key of the last place ranked
     revision: int = -1  # of the market when `rows` were ranked
+    published: int = -1  # of the market when subscribers got rows last
     rows: list[BoardRow] | None = None
 
 
@@ -46,53 +53,65 @@ class Leaderboards(Analyzer):
     def process(self, batch: EventBatch) -> None:
         """Nothing a batch: the boards read what `EnrichedQuote` keeps."""
 
-    def flush(self) -> Iterator[None]:
+    def flush(self) -> None:
         board = self._boards[self._next]
         self._next = (self._next + 1) % len(self._boards)
-        if not board.interest or board.revision == self.market.revision:
-            return
         revision = self.market.revision
-        best = nsmallest(ROWS, board.keys(self.market))
-        yield
-        self._fill(board, best, revision)
-        self.out.publish(board.family, "", board.rows)
+        if board.interest and board.published != revision:
+            self._rank(board)
+            board.published = revision
+            self.out.publish(board.family, "", board.rows)
 
-    def _fill(self, board: _Board, best: list[tuple[Any, str]], revision: int) -> None:
+    def _rank(self, board: _Board) -> None:
+        """Rank and fill in one step (3 ms for 11,000 symbols), so that order and values agree."""
         market = self.market
-        rows = []
-        for _, symbol in best:
-            state = market.symbols.get(symbol)
-            if state is not None and state.bar is not None:
-                rows.append(BoardRow(*market.values(state), rank=len(rows) + 1))
-        board.rows, board.revision = rows, revision
+        if board.revision == market.revision:
+            return
+        found = board.keys(market, board.cut)
+        if len(found) < ROWS and board.cut != _ALL:  # too many fell back since
+            found = board.keys(market, _ALL)
+        best = nsmallest(_RANKED, found) if len(found) > 2 * _RANKED else sorted(found)
+        board.cut = float(best[_RANKED - 1][0]) if len(best) >= _RANKED else _ALL
+        symbols, values = market.symbols, market.values
+        board.rows = [
+            BoardRow(*values(symbols[symbol]), rank=rank) for rank, (_, symbol) in enumerate(best[:ROWS], 1)
+        ]
+        board.revision = market.revision
 
     def _provider(self, board: _Board) -> Callable[[str], Any]:
         def provide(_symbol: str) -> list[BoardRow]:
-            if board.rows is None or board.revision != self.market.revision:
-                self._fill(board, nsmallest(ROWS, board.keys(self.market)), self.market.revision)
+            self._rank(board)
             return board.rows or []
 
         return provide
 
 
-def _by_volume(market: Market) -> list[tuple[Any, str]]:
-    return [(-s.accumulated_volume, s.symbol) for s in market.symbols.values() if s.accumulated_volume]
-
-
-def _by_gap(market: Market) -> list[tuple[Any, str]]:
-    """By change from the previous close; without one a symbol is not ranked."""
+def _by_volume(market: Market, cut: float) -> Ranking:
     return [
-        (-((s.bar.close - previous) / previous * 100), s.symbol)
-        for s in market.symbols.values()
-        if s.bar is not None and (previous := s.reference.prev_day_close)
+        (key, state.symbol)
+        for state in market.symbols.values()
+        if (key := -state.accumulated_volume) <= cut and key and state.bar is not None
     ]
 
 
-def _by_gain(market: Market) -> list[tuple[Any, str]]:
-    """By change since open; a symbol that has not opened is not ranked."""
-    open_of = market.open_of
+def _by_gap(market: Market, cut: float) -> Ranking:
+    """By change from the previous close; without one a symbol is not ranked."""
     return [
-        (-((s.bar.close - opened) / opened * 100), s.symbol)
-        for s in market.symbols.values()
-        if s.bar is not None and (opened := open_of(s))
+        (key, state.symbol)
+        for state in market.symbols.values()
+        if (bar := state.bar) is not None
+        and (previous := state.reference.prev_day_close)
+        and (key := -((bar.close - previous) / previous * 100)) <= cut
+    ]
+
+
+def _by_gain(market: Market, cut: float) -> Ranking:
+    """By change since open; a symbol that has not opened is not ranked."""
+    regular = market.is_open_set
+    return [
+        (key, state.symbol)
+        for state in market.symbols.values()
+        if (opened := (state.official_open or state.regular_open) if regular else state.first_open)
+        and (bar := state.bar) is not None
+        and (key := -((bar.close - opened) / opened * 100)) <= cut
     ]

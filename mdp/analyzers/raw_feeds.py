@@ -1,16 +1,20 @@
 """Raw feeds: each event as it came (`stocks:*`), and what could not be recognized (`unknown`).
 
-The last trade and quote of a symbol are kept as the frame they came in, and decoded again for the few
-who ask. Keeping the events instead cost a quarter of the throughput: a million live objects a second
-have to be freed one by one from memory that is in no cache any more. A frame is one object for a
-hundred events, and alive anyway.
+The last trade or quote of a symbol is looked for in the frames of the last seconds, when somebody asks.
+Keeping it for every symbol, just in case, cost a quarter of the throughput: half a million live objects
+a second have to be freed one by one from memory that is in no cache any more, and even an index from
+symbol to frame costs a tenth. Frames are there anyway, one object for a hundred events.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
+from itertools import takewhile
 from typing import Any, ClassVar
+
+import msgspec
 
 from mdp.analyzers.base import Analyzer, EventBatch, Output
 from mdp.analyzers.state import Market
@@ -32,68 +36,92 @@ from mdp.feeds import QUOTES as QUOTES_FEED
 from mdp.feeds import TRADES as TRADES_FEED
 from mdp.feeds import UNKNOWN as UNKNOWN_FEED
 
+_MAX_BYTES = 64 * 1024 * 1024  # of frames: five seconds at 100,000 events/s; beyond that rate, less
+_STEP_BYTES = 2 * 1024 * 1024  # looked through before the loop is given back: about 2 ms
+_MAX_ASKED = 10_000  # symbols whose answers are remembered
+
+
+class _Asked(msgspec.Struct):
+    """What an earlier search for a symbol found, so that the next one looks at newer frames alone."""
+
+    until_ns: int  # arrival of the newest frame looked at
+    found_ns: int = 0
+    event: Any = None
+
 
 class LastValues:
-    """Where the last event of each symbol is, for a time to live.
+    """The last event of each symbol, for a time to live, found in the frames that brought it.
 
     Args:
         kind: Class of the events.
         ttl_ns: How long, by arrival.
         clock: Monotonic nanoseconds, the clock of arrivals.
-        max_symbols: Bound on the symbols kept.
     """
 
-    def __init__(self, kind: type, ttl_ns: int, clock: Callable[[], int], max_symbols: int) -> None:
+    def __init__(self, kind: type[Trade] | type[Quote], ttl_ns: int, clock: Callable[[], int]) -> None:
         self._kind = kind
         self._ttl_ns = ttl_ns
         self._clock = clock
-        self._max_symbols = max_symbols
         self._decoder = FrameDecoder()
-        self._swept_ns = clock()
-        self._last: dict[str, tuple[int, Any]] = {}  # symbol -> (arrival, frame or event)
+        self._frames: deque[tuple[int, str | bytes]] = deque()  # (arrival, frame), oldest first
+        self._bytes = 0
+        self._asked: dict[str, _Asked] = {}
 
-    def keep(self, batch: EventBatch, arrival_ns: int) -> None:
+    def keep(self, batch: EventBatch) -> None:
         """Take note of a batch."""
-        last = self._last
-        events = batch.events
-        if batch.marks:
-            at = 0
-            for end, source in batch.marks:
-                for event in events[at:end]:
-                    last[event.symbol] = source
-                at = end
-        else:
-            for event in events:
-                last[event.symbol] = (arrival_ns, event)
-        now = self._clock()
-        if now - self._swept_ns > self._ttl_ns or len(last) > self._max_symbols:
-            self._sweep(now)
+        frames = self._frames
+        for _, source in batch.marks:
+            frames.append(source)
+            self._bytes += len(source[1])
+        too_old = self._clock() - self._ttl_ns
+        while frames and (self._bytes > _MAX_BYTES or frames[0][0] < too_old):
+            self._bytes -= len(frames.popleft()[1])
 
-    def get(self, symbol: str) -> dict[str, Any] | None:
-        """The payload of a symbol's last event, or None where it is older than the TTL."""
-        held = self._last.get(symbol)
-        if held is None or self._clock() - held[0] > self._ttl_ns:
+    def get(self, symbol: str) -> Generator[None, None, dict[str, Any] | None]:
+        """Work out, step by step, the payload of a symbol's last event; None where it is older than the TTL."""
+        now = self._clock()
+        asked = self._asked.get(symbol) or _Asked(until_ns=0)
+        newest = self._frames[-1][0] if self._frames else 0
+        # A copy: frames come and go while we step.
+        fresh = list(takewhile(lambda source: source[0] > asked.until_ns, reversed(self._frames)))
+        looked = 0
+        for arrival, frame in fresh:
+            event = self._find(symbol, frame)
+            if event is not None:
+                asked.found_ns, asked.event = arrival, event
+                break
+            looked += len(frame)
+            if looked >= _STEP_BYTES:
+                looked = 0
+                yield
+        asked.until_ns = newest
+        if len(self._asked) >= _MAX_ASKED:
+            self._asked.clear()
+        self._asked[symbol] = asked
+        if asked.event is None or now - asked.found_ns > self._ttl_ns:
             return None
-        source = held[1]
-        if not isinstance(source, str | bytes):
-            return payload(source)
+        return payload(asked.event)
+
+    def _find(self, symbol: str, frame: str | bytes) -> Trade | Quote | None:
+        """The last event of a symbol in a frame, if there is one."""
+        text = f'"{symbol}"'
+        if (text not in frame) if isinstance(frame, str) else (text.encode() not in frame):
+            return None
         try:
-            events: list[Any] = self._decoder.decode(source)
+            events: list[Any] = self._decoder.decode(frame)
         except (ValueError, RecursionError):
-            events, _ = self._decoder.salvage(source, 0)
+            events, _ = self._decoder.salvage(frame, 0)
         for event in reversed(events):
-            if event.__class__ is self._kind and event.symbol == symbol:
+            if isinstance(event, self._kind) and event.symbol == symbol:
                 event.timestamp = milliseconds(event.timestamp)
-                return payload(event)
+                return event
         return None
 
-    def _sweep(self, now: int) -> None:
-        """Let go of what has expired, so that no frame outlives it for long."""
-        self._swept_ns = now
-        too_old = now - self._ttl_ns
-        self._last = {symbol: held for symbol, held in self._last.items() if held[0] >= too_old}
-        if len(self._last) > self._max_symbols:  # a broken feed that invents symbols
-            self._last.clear()
+
+_SEARCHED: tuple[tuple[str, type[Trade] | type[Quote], Family], ...] = (
+    (TRADES, Trade, TRADES_FEED),
+    (QUOTES, Quote, QUOTES_FEED),
+)
 
 
 class RawFeeds(Analyzer):
@@ -107,12 +135,10 @@ class RawFeeds(Analyzer):
 
     def __init__(self, market: Market, out: Output, clock: Callable[[], int] = time.monotonic_ns) -> None:
         super().__init__(market, out)
-        self._clock = clock
         self._families = {AGGREGATES: AGG, TRADES: TRADES_FEED, QUOTES: QUOTES_FEED, HALTS: LULD}
         self._interest = {queue: out.interest(family) for queue, family in self._families.items()}
         self._last = {
-            queue: LastValues(kind, int(family.ttl_seconds * 1e9), clock, market.max_symbols)
-            for queue, kind, family in ((TRADES, Trade, TRADES_FEED), (QUOTES, Quote, QUOTES_FEED))
+            queue: LastValues(kind, int(family.ttl_seconds * 1e9), clock) for queue, kind, family in _SEARCHED
         }
         self._luld: dict[str, dict[str, Any]] = {}  # symbol -> last payload, of today
         for queue, last in self._last.items():
@@ -131,7 +157,7 @@ class RawFeeds(Analyzer):
                 if len(self._luld) < self.market.max_symbols or event.symbol in self._luld:
                     self._luld[event.symbol] = payload(event)
         elif queue != AGGREGATES:
-            self._last[queue].keep(batch, self._clock())
+            self._last[queue].keep(batch)
         interest = self._interest[queue]
         if interest.all or interest.symbols:
             self._publish(self._families[queue], batch, interest)

@@ -160,33 +160,46 @@ class Market:
             return state
         return None
 
+    @property
+    def is_open_set(self) -> bool:
+        """Whether opens are those of the regular session: from 09:30 on, by the market clock."""
+        day = self.clock.day
+        return day is not None and self.clock.now_ms >= day.open_ms
+
     def open_of(self, state: SymbolState) -> Number:
         """The price that change since open refers to; 0 while there is none.
 
-        Before 09:30 (by the market clock) the first pre-market print of the trading day; from then on
-        the official open once it was sent, else the open of the first bar from 09:30 on.
+        Before 09:30 the first pre-market print of the trading day; from then on the official open once
+        it was sent, else the open of the first bar from 09:30 on.
         """
-        day = self.clock.day
-        if day is None or self.clock.now_ms < day.open_ms:
-            return state.first_open
-        return state.official_open or state.regular_open
+        if self.is_open_set:
+            return state.official_open or state.regular_open
+        return state.first_open
 
     def row(self, symbol: str) -> QuoteRow | None:
         """The enriched quote of a symbol now; None for one without a bar today."""
         state = self.symbols.get(symbol)
         return None if state is None or state.bar is None else QuoteRow(*self.values(state))
 
-    def values(self, state: SymbolState) -> tuple[Any, ...]:
-        """The fields of `QuoteRow` in their order. The symbol must have a bar."""
-        bar = state.bar
-        assert bar is not None
+    def values(self, state: SymbolState, bar: Aggregate | None = None) -> tuple[Any, ...]:
+        """The fields of `QuoteRow` in their order.
+
+        Args:
+            state: Of a symbol that has a bar.
+            bar: As of which of its bars; None: the newest.
+        """
+        volume = state.accumulated_volume
+        if bar is None:
+            bar = state.bar
+            assert bar is not None
+        elif bar is not state.bar and bar.accumulated_volume is not None:
+            volume = bar.accumulated_volume
         ref = state.reference
         close = bar.close
         previous = ref.prev_day_close
         change = close - previous if previous else 0
         opened = self.open_of(state)
         since_open = close - opened if opened else 0
-        volume = state.accumulated_volume
         average = ref.avg_volume
         return (
             state.symbol,

@@ -136,4 +136,8 @@ class Cache(Protocol):
         """Put an item at the head of the family's list, cut to its `max_items`."""
 
     def provide(self, family: Family, provider: Callable[[str], Any]) -> None:
-        """Let `provider(symbol)` answer for every key of a family; it returns None where it has nothing."""
+        """Let `provider(symbol)` answer for every key of a family; it returns None where it has nothing.
+
+        One that has much to look through returns a generator: each `yield` gives the loop back, what it
+        returns in the end is the answer.
+        """

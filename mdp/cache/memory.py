@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from mdp.cache.base import Entry, Interest, Message, Sink
 from mdp.feeds import Family, Target, match, resolve
+
+
+async def _stepped(steps: Generator[None, None, Any]) -> Any:
+    """Run a provider that works step by step, giving the loop back between steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        await asyncio.sleep(0)
 
 
 class _Subscription:
@@ -103,10 +114,6 @@ class MemoryCache:
         self._providers: dict[str, Callable[[str], Any]] = {}  # family name -> provider
 
     async def get(self, key: str, limit: int = 0) -> Entry | None:
-        return self.get_now(key, limit)
-
-    def get_now(self, key: str, limit: int = 0) -> Entry | None:
-        """`get` without waiting, which memory can promise."""
         found = resolve(key)
         if found is None:
             return None
@@ -116,6 +123,8 @@ class MemoryCache:
             return Entry(self._items(key, limit), epoch, seq)
         provider = self._providers.get(family.name)
         value = provider(symbol) if provider is not None else self._value(key)
+        if isinstance(value, Generator):
+            value = await _stepped(value)
         return None if value is None else Entry(value, epoch, seq)
 
     def set(self, family: Family, symbol: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mdp.listener.states import FeedState
@@ -10,6 +11,7 @@ from mdp.observability.metrics import Histogram, Metrics
 
 if TYPE_CHECKING:
     from mdp.app import App
+    from mdp.wds.counters import WdsCounters
 
 _LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800)
 
@@ -75,7 +77,9 @@ def _feed(app: App, metrics: Metrics) -> None:
         (),
         lambda: {(): float(app.ring.holding)},
     )
-    metrics.gauges("mdp_ring_bytes", "Frames that wait to be decoded.", (), lambda: {(): float(app.ring.bytes)})
+    metrics.gauges(
+        "mdp_ring_bytes", "Frames that wait to be decoded.", (), lambda: {(): float(app.ring.bytes)}
+    )
 
 
 def _accounting(app: App, metrics: Metrics) -> None:
@@ -168,6 +172,8 @@ def _results(app: App, metrics: Metrics) -> None:
         for guard in app.engine.guards:
             for reason, count in getattr(guard.analyzer, "ignored", {}).items():
                 values[guard.name, reason] = float(count)
+        for reason, count in app.market.refused.items():
+            values["market", reason] = float(count)
         return values
 
     metrics.counters(
@@ -197,13 +203,18 @@ _WDS = {
 
 def _clients(app: App, metrics: Metrics) -> None:
     counters = app.wds.counters
-    metrics.gauges("mdp_wds_connected_clients", "Clients connected now.", (), lambda: {(): float(counters.clients)})
     metrics.gauges(
-        "mdp_wds_active_subscriptions", "Subscriptions of all clients.", (), lambda: {(): float(counters.subscriptions)}
+        "mdp_wds_connected_clients", "Clients connected now.", (), lambda: {(): float(counters.clients)}
+    )
+    metrics.gauges(
+        "mdp_wds_active_subscriptions",
+        "Subscriptions of all clients.",
+        (),
+        lambda: {(): float(counters.subscriptions)},
     )
     for field, text in _WDS.items():
         name = f"mdp_wds_{field.removesuffix('_total')}_total"
-        metrics.counters(name, text, (), lambda field=field: {(): float(getattr(counters, field))})
+        metrics.counters(name, text, (), partial(_one, counters, field))
     metrics.counters(
         "mdp_wds_rejected_total",
         "Connections refused before the upgrade, by reason.",
@@ -216,6 +227,10 @@ def _clients(app: App, metrics: Metrics) -> None:
         ("code",),
         lambda: {(code,): float(n) for code, n in counters.refused.items()},
     )
+
+
+def _one(counters: WdsCounters, field: str) -> Values:
+    return {(): float(getattr(counters, field))}
 
 
 def _keeping(app: App, metrics: Metrics) -> None:

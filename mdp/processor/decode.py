@@ -111,7 +111,9 @@ class DecodeStage:
         """Decode frames for about 3 ms or 1,000 events and queue them. Returns the number of frames."""
         groups: dict[str, list[Any]] = {queue: [] for queue in QUEUES}
         statuses: list[Status] = []
-        append: dict[type, Callable[[Any], None]] = {cls: groups[queue].append for cls, queue in QUEUE_OF.items()}
+        append: dict[type, Callable[[Any], None]] = {
+            cls: groups[queue].append for cls, queue in QUEUE_OF.items()
+        }
         append[Status] = statuses.append
         decode = self._decoder.decode
         take = self._ring.take

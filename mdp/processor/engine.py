@@ -32,7 +32,9 @@ class Engine:
         max_failures: Per analyzer, before it is disabled.
     """
 
-    def __init__(self, market: Market, results: Results, analyzers: list[Analyzer], *, max_failures: int) -> None:
+    def __init__(
+        self, market: Market, results: Results, analyzers: list[Analyzer], *, max_failures: int
+    ) -> None:
         self.market = market
         self.results = results
         self.guards = [Guard(analyzer, max_failures=max_failures) for analyzer in analyzers]
@@ -103,4 +105,5 @@ def _normalise(events: list[Any], *names: str) -> float:
             value = getattr(event, name)
             if value is not None and value >= _NOT_MS:
                 setattr(event, name, milliseconds(value))
-    return max(getattr(event, names[0]) for event in events)
+    newest: float = max(getattr(event, names[0]) for event in events)
+    return newest

@@ -22,7 +22,7 @@ from mdp.listener.ring import RawRing
 READ_NS = 2_000_000
 HOLD_NS = 150_000_000  # of backlog: pause the reader
 RELEASE_NS = 50_000_000
-BEHIND_MS = 500.0
+BEHIND_MS = 150.0
 _WINDOW_NS = 30_000_000_000
 # `asyncio.wait_for`, in which the official client reads, takes three turns of the loop per frame on 3.11.
 _IDLE_TURNS = 4

@@ -23,8 +23,12 @@ _SAMPLES = 60
 class ServerTime(Protocol):
     """A fresh answer of the provider."""
 
-    server_time_ms: int
-    fetched_ns: int  # monotonic
+    @property
+    def server_time_ms(self) -> int | None: ...
+
+    @property
+    def fetched_ns(self) -> int:
+        """Monotonic."""
 
 
 class RewindWatch:
@@ -52,8 +56,9 @@ class RewindWatch:
         if answer is not None and answer.fetched_ns != self._judged_ns:
             self._judged_ns = answer.fetched_ns
             before = [ms for at, ms in self._samples if at < answer.fetched_ns - _ASKING_NS]
-            if before and before[-1] - answer.server_time_ms > _REWOUND_MS:
-                self._engine.rewind(answer.server_time_ms)
+            said = answer.server_time_ms
+            if said is not None and before and before[-1] - said > _REWOUND_MS:
+                self._engine.rewind(said)
                 self._samples.clear()
                 self.rewinds += 1
                 rewound = True

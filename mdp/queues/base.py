@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-
 #: Up to which index of a batch's events they came in a frame (an arrival, the frame as received).
 Mark = tuple[int, tuple[int, str | bytes]]
 

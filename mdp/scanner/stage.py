@@ -74,7 +74,9 @@ class ScannerStage:
     async def start(self) -> None:
         """Subscribe and begin."""
         for slot in self._slots:
-            slot.subscriptions = [self._bus.subscribe(pattern, slot.take) for pattern in slot.scanner.patterns]
+            slot.subscriptions = [
+                self._bus.subscribe(pattern, slot.take) for pattern in slot.scanner.patterns
+            ]
         self._task = asyncio.create_task(self._run(), name="scanner")
 
     async def stop(self) -> None:
