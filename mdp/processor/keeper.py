@@ -123,11 +123,11 @@ class Keeper:
         now_ms: float = head.get("now_ms", 0)
         extra = [record[1] for record in records if record[0] == "x"]
         for at in range(len(journal) - 1, -1, -1):
-            if journal[at][0] == "d":  # the last new day: what is older is of no use but in lists
-                if journal[at][1] != day:
-                    records = [record for record in records if record[0] != "a"]
-                    journal = [r for i, r in enumerate(journal) if i > at or r[0] == "e"]
-                    day, now_ms = restored.journal[at][1], restored.journal[at][2]
+            if journal[at][0] == "d":
+                # The last new day, or the same begun again: what is older is of no use but in lists.
+                records = [record for record in records if record[0] != "a"]
+                journal = [r for i, r in enumerate(journal) if i > at or r[0] == "e"]
+                day, now_ms = restored.journal[at][1], restored.journal[at][2]
                 break
         if not now_ms:
             return

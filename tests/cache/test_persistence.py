@@ -297,7 +297,7 @@ async def test_a_cancelled_save_does_not_spoil_the_next_one(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", slow)
-    first = asyncio.create_task(store.save(dict(HEAD), iter([["a", "probe", "first"] for _ in range(2_000)])))
+    first = asyncio.create_task(store.save(dict(HEAD), iter([["a", "probe", "first"] for _ in range(2_000)])))  # noqa: RUF006
     await in_thread.wait()
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
