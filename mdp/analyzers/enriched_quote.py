@@ -2,7 +2,7 @@
 
 Second and minute bars both feed it; where a symbol has both, seconds win. The rules of late and
 repeated bars are those of `design.md` section 5: the newest bar sent again replaces itself, an older
-one adds nothing here but accumulated volume, which never goes back within a trading day.
+one adds nothing here but accumulated volume. Only a correction of the newest bar lowers that volume.
 """
 
 from __future__ import annotations
@@ -123,11 +123,7 @@ class EnrichedQuote(Analyzer):
             state.kind = type(bar)
             self._take(state, bar, day)
         elif start == state.start:
-            volume = bar.accumulated_volume
-            if volume is None:  # its own volume is in the sum already
-                volume = state.volume_before + (bar.volume or 0)
-            if volume > state.accumulated_volume:
-                state.accumulated_volume = volume
+            self._correct_volume(state, bar)
             self._learn_open(state, bar, day)
             state.bar = bar
         elif start > state.start or state.start > self.market.clock.now_ms + self.market.clock.LEAP_MS:
@@ -145,8 +141,19 @@ class EnrichedQuote(Analyzer):
         self._late(state, bar)
 
     @staticmethod
+    def _correct_volume(state: SymbolState, bar: Aggregate) -> None:
+        """The newest bar sent again takes its own volume back, and none that came from elsewhere."""
+        assert state.bar is not None
+        before, volume = state.bar.accumulated_volume, bar.accumulated_volume
+        if volume is None:
+            if before is None:
+                state.accumulated_volume = state.volume_before + (bar.volume or 0)
+        elif volume > state.accumulated_volume or before == state.accumulated_volume:
+            state.accumulated_volume = volume
+
+    @staticmethod
     def _late(state: SymbolState, bar: Aggregate) -> None:
-        """What counts also of a late bar: the day's volume, which never goes back."""
+        """What counts also of a late bar: the day's volume, which it can only raise."""
         volume = bar.accumulated_volume
         if volume is None:  # the feed does not sum up, so we do
             state.accumulated_volume += bar.volume or 0
