@@ -106,10 +106,10 @@ class MarketClock:
         ahead = newest_ms - self.now_ms
         if self._confirmed and -self.BACK_MS <= ahead <= self.LEAP_MS:
             return ahead > 0 and self._move(newest_ms)
-        changed = False
+        before = self.day
         for symbol, ms in events:
-            changed |= self._weigh(symbol, ms)
-        return changed
+            self._weigh(symbol, ms)
+        return self.day != before  # it may have gone away and come back
 
     def set(self, now_ms: float) -> None:
         """Put the clock to a time that is known to be right (a snapshot's, the provider's)."""
@@ -123,8 +123,8 @@ class MarketClock:
             return False  # no time that a market can have
         ahead = ms - self.now_ms
         if not self._confirmed:
-            if abs(ahead) > self.LEAP_MS:
-                return self._move(ms)
+            if self.day is None or abs(ahead) > self.LEAP_MS:
+                return self._move(ms)  # also a time just after 1970, near the 0 of a clock without one
             self._confirmed = True
             return ahead > 0 and self._move(ms)
         if -self.BACK_MS <= ahead <= self.LEAP_MS:
