@@ -10,6 +10,7 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mdp.analyzers.base import Analyzer
 from mdp.analyzers.daily_range import DailyRange
 from mdp.analyzers.enriched_quote import EnrichedQuote
 from mdp.analyzers.leaderboards import Leaderboards
@@ -34,7 +35,8 @@ class Process:
         self.cache = MemoryCache(self.bus, clock=lambda: 10**12)
         self.results = Results(self.bus, self.cache)
         self.market = Market()
-        analyzers = [kind(self.market, self.results) for kind in (EnrichedQuote, Leaderboards, DailyRange)]
+        kinds: tuple[type[Analyzer], ...] = (EnrichedQuote, Leaderboards, DailyRange)
+        analyzers = [kind(self.market, self.results) for kind in kinds]
         self.engine = Engine(self.market, self.results, analyzers, max_failures=100)
         self.store = Store(str(folder / "mdp"), feed, "stocks")
         self.wall_ms = wall_ms
