@@ -58,7 +58,7 @@ class Trade(
     size: Number
     timestamp: Number
     exchange: Number | None = None
-    id: str | int | None = None
+    id: str | Number | None = None
     tape: Number | None = None
     conditions: list[Number] | Number | None = None
     sequence_number: Number | None = None
@@ -168,7 +168,7 @@ class LimitUpLimitDown(
 ):
     """A limit up / limit down message: bands, and for Nasdaq listings halts (17) and reopenings (18).
 
-    `timestamp` is in nanoseconds on the wire; `FrameDecoder` hands it over in milliseconds.
+    `timestamp` is in nanoseconds on the wire; the decode stage brings it to `milliseconds`.
     """
 
     symbol: Symbol
@@ -251,12 +251,12 @@ def _pieces(frame: str | bytes) -> list[Any]:
             depth -= 1
             if depth == 0:
                 found.append(text[start : token.start()])
-                start = len(text)
+                start = token.end()  # behind the end there should be nothing
                 break
         elif mark == "," and depth == 1:
             found.append(text[start : token.start()])
             start = token.end()
-    found.append(text[start:])  # what a cut-off frame ends with
+    found.append(text[start:])  # what a cut-off frame ends with, or what follows the end of one
     return [piece.strip() for piece in found if piece.strip()]
 
 
@@ -339,7 +339,7 @@ def payload(event: Any) -> dict[str, Any]:
 
 
 def milliseconds(timestamp: Number) -> Number:
-    """A time of unknown unit (s 10, ms 13, µs 16 or ns 19 digits) in milliseconds; ms are left as they are."""
+    """A time in ms, µs or ns (13, 16 or 19 digits) in milliseconds; ms are left as they are."""
     if timestamp < 100_000_000_000_000:  # ms until the year 5138
         return timestamp
     if timestamp < 100_000_000_000_000_000:

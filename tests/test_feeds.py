@@ -90,7 +90,7 @@ def test_reserved_names_are_not_a_users_scanner() -> None:
         ("scanners:*:events", {"scanners:{name}:events"}),
         ("tta:*:widget", {"tta:{S}:widget", "tta:all_symbols:widget"}),
         ("*", {"unknown", "halts", "alerts", "daily_range_hod_alert", "daily_range_lod_alert"}),
-        ("*:status", {n for n in TABLE if n == "market:status" or n.endswith(":{S}") and n.count(":") == 1}
+        ("*:status", {n for n in TABLE if n == "market:status" or (n.endswith(":{S}") and n.count(":") == 1)}
          | {"scanners:{name}"}),
         ("*:*:*:*", set()),
         ("quote:AA*", set()),
@@ -126,9 +126,7 @@ def names_it(pattern: str, feed: str) -> bool:
     assert found is not None
     family, filling = found
     given_ = pattern.split(":")
-    parts: list[str] = []
-    for part in family.name.split(":"):
-        parts.append(filling if part.startswith("{") else part)
+    parts = [filling if part.startswith("{") else part for part in family.name.split(":")]
     if len(given_) == len(parts) and all(g in ("*", p) for g, p in zip(given_, parts, strict=True)):
         return True
     spread = feed.split(":")  # the symbol spelled out, colons and all; stars in fixed places only
