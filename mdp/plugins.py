@@ -24,19 +24,20 @@ def load(group: str, name: str, base: type) -> Any:
         PluginError: There is none of that name, it does not import, or it is something else.
     """
     known = {point.name: point for point in entry_points(group=group)}
+    if name not in known and ":" not in name:
+        allowed = ", ".join([*sorted(known), "or package.module:Class"])
+        raise PluginError(f'{group}: found "{name}"; allowed: {allowed}')
     try:
         if name in known:
             found = known[name].load()
-        elif ":" in name:
+        else:
             module, _, attribute = name.partition(":")
             if "" not in sys.path:
                 sys.path.insert(0, "")  # a module beside the user's config.toml
             found = getattr(importlib.import_module(module), attribute)
-        else:
-            allowed = ", ".join(sorted(known)) or "package.module:Class"
-            raise PluginError(f'{group}: found "{name}"; allowed: {allowed}, or package.module:Class')
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise PluginError(f'{group}: cannot load "{name}": {exc}') from None
+    except Exception as exc:  # a user's module may raise anything, a SyntaxError above all
+        why = " ".join(f"{type(exc).__name__}: {exc}".split())
+        raise PluginError(f'{group}: cannot load "{name}": {why}') from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise PluginError(f'{group}: "{name}" is no {base.__module__}:{base.__qualname__}')
     return found
