@@ -68,7 +68,12 @@ class ScannerStage:
         """What scanners add to `market:status`."""
         fields: dict[str, Any] = {}
         for slot in self._slots:
-            fields.update(slot.scanner.status_fields())
+            if slot.disabled:
+                continue
+            try:
+                fields.update(slot.scanner.status_fields())
+            except Exception as exc:  # as in `step`: the others' fields still count
+                self._failed(slot, exc)
         return fields
 
     async def start(self) -> None:
@@ -110,14 +115,15 @@ class ScannerStage:
             try:
                 slot.scanner.process(messages)
             except Exception as exc:
-                slot.counters.failures += 1
-                slot.disabled = slot.counters.failures >= self._max_failures
-                if slot.counters.failures == 1 or slot.disabled:
-                    log.error(
-                        "scanner_failed", scanner=slot.scanner.name, disabled=slot.disabled, exc_info=exc
-                    )
+                self._failed(slot, exc)
             self._results.commit()
         return bool(slot.waiting)
+
+    def _failed(self, slot: _Slot, exc: Exception) -> None:
+        slot.counters.failures += 1
+        slot.disabled = slot.counters.failures >= self._max_failures
+        if slot.counters.failures == 1 or slot.disabled:
+            log.error("scanner_failed", scanner=slot.scanner.name, disabled=slot.disabled, exc_info=exc)
 
     async def _run(self) -> None:
         while True:
