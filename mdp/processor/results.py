@@ -30,6 +30,7 @@ class Results:
         self.journal_writer = journal
         self._outgoing: list[tuple[Family, str, Any]] = []
         self._records: list[Any] = []
+        self._kept: list[tuple[Family, str, Any]] = []  # events of feeds without a list
         self.published = 0
         self.emitted = 0
 
@@ -45,6 +46,8 @@ class Results:
     def emit(self, family: Family, symbol: str, value: Any, *, journal: bool = False) -> None:
         if journal:
             self._records.append(["e", family.feed(symbol), value])
+        if not family.max_items:
+            self._kept.append((family, symbol, value))
         self._outgoing.append((family, symbol, value))
 
     def journal(self, analyzer: str, record: Any) -> None:
@@ -58,6 +61,9 @@ class Results:
                 self.journal_writer.write(records)
         if not self._outgoing:
             return
+        kept, self._kept = self._kept, []
+        for family, symbol, value in kept:
+            self._cache.set(family, symbol, value)
         outgoing, self._outgoing = self._outgoing, []
         publish, push = self._bus.publish, self._cache.push
         for family, symbol, value in outgoing:
