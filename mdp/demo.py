@@ -1,4 +1,4 @@
-"""`--demo`: a simulated market in a process of its own, to which the platform connects like to the real one."""
+"""`--demo`: a simulated market in a process of its own; the platform connects to it like to the real one."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Demo:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mdp.simulator", "--port", "0", "--seed", str(options.seed),
             "--symbols", str(options.symbols), "--rate", str(options.events_per_second),
-            "--speed", str(options.speed),
+            "--speed", str(options.speed), "--until-stdin-closes",
             stdout=asyncio.subprocess.PIPE,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,  # closes when we are gone, even by `kill -9`: then it ends, too
             start_new_session=True,  # Ctrl-C in the terminal is for us; we end it
         )  # fmt: skip
         try:

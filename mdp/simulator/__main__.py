@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from .faults import FAULTS, parse_fault
@@ -37,8 +38,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> SimulatorOptions:
     parser.add_argument("--replay-end", choices=("stay", "close", "loop"), default="stay")
     parser.add_argument("--second-connection", choices=("allow", "reject", "evict"), default="allow")
     parser.add_argument("--not-authorized", default="", metavar="TOPICS", help="e.g. LULD,Q")
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help="end with whoever holds the other end of stdin"
+    )
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[=VALUE]")
     given = parser.parse_args(arguments)
+    if given.until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
     try:
         return SimulatorOptions(
             host=given.host,
@@ -58,6 +64,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> SimulatorOptions:
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def _end_with_stdin() -> None:
+    """Whoever started us is gone, however it went: nobody else would end us."""
+    while sys.stdin.buffer.read(1024):
+        pass
+    os._exit(0)
 
 
 def main() -> None:
