@@ -67,7 +67,7 @@ async def quiet(simulator: Simulator, app: App) -> None:
 
 
 async def test_every_event_sent_is_accounted_for_whatever_is_wrong_with_it() -> None:
-    """Malformed, unknown, duplicate, late and repeated events: each arrives in its queue, or is rejected, once."""
+    """Malformed, unknown, duplicate, late, repeated: each arrives in its queue, or is rejected, once."""
     async with serve(events_per_second=8_000.0, faults=FAULTS) as simulator, platform(simulator) as app:
         await eventually(lambda: simulator.sent["malformed"] > 100 and simulator.sent["LULD"] > 0)
         await quiet(simulator, app)
@@ -286,7 +286,7 @@ async def test_a_replay_of_large_frames_at_full_speed_is_held_not_shed() -> None
 
 
 async def test_a_market_that_begins_again_starts_the_day_afresh() -> None:
-    """The simulator restarted at an earlier time, on the same port: no value of its future stays on a board."""
+    """The simulator restarted at an earlier time, same port: no value of its future stays on a board."""
     settings: dict[str, Any] = {"symbols": 100, "events_per_second": 3_000.0}
     first = Simulator(SimulatorOptions(start="2026-03-10T11:00:00", speed=20.0, **settings))
     await first.start()

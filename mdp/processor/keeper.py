@@ -18,6 +18,7 @@ from mdp.stage import Health
 log = structlog.get_logger(__name__)
 
 _encode = msgspec.msgpack.Encoder().encode
+_FIRST_SECONDS = 2.0
 _LIST_STEP = 200  # items of a list in one record: about 1 ms
 
 
@@ -30,7 +31,7 @@ class Keeper:
         store: The files.
         engine: Whose analyzers, market clock and journal it keeps.
         cache: Whose lists it keeps.
-        period_seconds: Between snapshots.
+        period_seconds: Between snapshots; the first ones come sooner.
         extra_dump: Further records to keep (reference values), `extra_load` gets them back.
         wall_ms: The wall clock, for ages over the restart.
     """
@@ -102,9 +103,12 @@ class Keeper:
         await self.store.save(head, self._records())
 
     async def _run(self) -> None:
+        # Early at first: what is no extreme is in no journal; a kill soon after the start would lose it.
+        pause = min(_FIRST_SECONDS, self._period_seconds)
         while True:
-            await asyncio.sleep(self._period_seconds)
+            await asyncio.sleep(pause)
             await self.save()
+            pause = min(2 * pause, self._period_seconds)
 
     def _records(self) -> Iterator[Any]:
         for record in self._extra_dump():
