@@ -156,7 +156,8 @@ class App:
             warming_up=lambda: not self.reference.ready,
         )
         self.metrics_server = MetricsServer(config.metrics, self.metrics, live=self.live, ready=self.ready)
-        self.admin = AdminServer(config.admin, AppControls(self))
+        self.controls = AppControls(self)
+        self.admin = AdminServer(config.admin, self.controls)
         self.feed_lag = show(self, self.metrics)
         self._started: list[Stage] = []
         self._chores: asyncio.Task[None] | None = None
@@ -212,6 +213,10 @@ class App:
                 log.warning("stop_timeout", stage=stage.name)
             except Exception as exc:  # the others must be stopped all the same
                 log.error("stop_failed", stage=stage.name, exc_info=exc)
+        try:
+            await asyncio.wait_for(self.controls.close(), max(0.05, until - time.monotonic()))
+        except TimeoutError:
+            log.warning("stop_timeout", stage="recording")
         await self.rest.close()
 
     # What the rest of the process asks.

@@ -88,6 +88,11 @@ class AppControls:
         listener.recorder = None
         await recorder.stop()
 
+    async def close(self) -> None:
+        """End a recording that still runs, so that its file is whole. For the end of the process."""
+        if self._app.listener.recorder is not None:
+            await self.record_stop()
+
     def _recording(self) -> dict[str, Any] | None:
         recorder = self._app.listener.recorder
         if recorder is None:

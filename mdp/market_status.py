@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from mdp.analyzers.state import Market
 from mdp.cache.base import Bus, Cache
 from mdp.feeds import MARKET_STATUS
 from mdp.stage import Health
+
+log = structlog.get_logger(__name__)
 
 _PERIOD_SECONDS = 1.0
 
@@ -54,6 +58,7 @@ class MarketStatusFeed:
         self._task: asyncio.Task[None] | None = None
         self._last: tuple[float, int] = (time.monotonic(), 0)
         self.events_per_second = 0.0
+        self.failures = 0
 
     async def start(self) -> None:
         """Begin to publish."""
@@ -93,6 +98,12 @@ class MarketStatusFeed:
             before, had = self._last
             self.events_per_second = (events - had) / max(now - before, 1e-9)
             self._last = (now, events)
-            payload = self.payload()
+            try:
+                payload = self.payload()
+            except Exception as exc:  # a field of a user's scanner, most likely: the next second may be well
+                self.failures += 1
+                if self.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                    log.error("market_status_failed", failures=self.failures, exc_info=exc)
+                continue
             self._cache.set(MARKET_STATUS, "", payload)
             self._bus.publish(MARKET_STATUS, "", payload)

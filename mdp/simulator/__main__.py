@@ -68,7 +68,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> SimulatorOptions:
 
 def _end_with_stdin() -> None:
     """Whoever started us is gone, however it went: nobody else would end us."""
-    while sys.stdin.buffer.read(1024):
+    # Not `sys.stdin`: a thread that waits in its buffer makes the interpreter abort at its own end.
+    while os.read(0, 1024):
         pass
     os._exit(0)
 
