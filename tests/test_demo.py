@@ -56,7 +56,7 @@ async def test_a_simulator_that_says_nothing_is_given_up_and_ended(
         f"#!{sys.executable}\nimport time\nprint('not the port', flush=True)\ntime.sleep(600)\n"
     )
     silent.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(silent))
+    monkeypatch.setattr(sys, "executable", str(silent))
     monkeypatch.setattr(module, "_START_SECONDS", 1.0)
     demo = Demo(SMALL)
     task = asyncio.create_task(demo.start())

@@ -83,7 +83,7 @@ async def test_it_is_published_and_kept_again_and_again(monkeypatch: pytest.Monk
     await bench.stage.start()
     assert bench.stage.health().ok
     async with asyncio.timeout(10):
-        while len(got) < 3:  # noqa: ASYNC110
+        while len(got) < 3:
             bench.processed += 1_000
             await asyncio.sleep(0.005)
 
