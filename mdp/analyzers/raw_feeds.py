@@ -83,7 +83,7 @@ class LastValues:
         asked = self._asked.get(symbol) or _Asked(until_ns=0)
         newest = self._frames[-1][0] if self._frames else 0
         # A copy: frames come and go while we step.
-        fresh = list(takewhile(lambda source: source[0] > asked.until_ns, reversed(self._frames)))
+        fresh = list(takewhile(lambda source: source[0] >= asked.until_ns, reversed(self._frames)))
         looked = 0
         for arrival, frame in fresh:
             event = self._find(symbol, frame)
@@ -140,10 +140,11 @@ class RawFeeds(Analyzer):
         self._last = {
             queue: LastValues(kind, int(family.ttl_seconds * 1e9), clock) for queue, kind, family in _SEARCHED
         }
-        self._luld: dict[str, dict[str, Any]] = {}  # symbol -> last payload, of today
+        self._clock = clock
+        self._luld: dict[str, tuple[int, dict[str, Any]]] = {}  # symbol -> (arrival, last payload)
         for queue, last in self._last.items():
             out.provide(self._families[queue], last.get)
-        out.provide(LULD, self._luld.get)
+        out.provide(LULD, self._last_luld)
 
     def process(self, batch: EventBatch) -> None:
         events = batch.events
@@ -155,12 +156,18 @@ class RawFeeds(Analyzer):
         if queue == HALTS:
             for event in events:
                 if len(self._luld) < self.market.max_symbols or event.symbol in self._luld:
-                    self._luld[event.symbol] = payload(event)
+                    self._luld[event.symbol] = (self._clock(), payload(event))
         elif queue != AGGREGATES:
             self._last[queue].keep(batch)
         interest = self._interest[queue]
         if interest.all or interest.symbols:
             self._publish(self._families[queue], batch, interest)
+
+    def _last_luld(self, symbol: str) -> dict[str, Any] | None:
+        held = self._luld.get(symbol)
+        if held is None or self._clock() - held[0] > LULD.ttl_seconds * 1e9:
+            return None
+        return held[1]
 
     def _publish(self, family: Family, batch: EventBatch, interest: Any) -> None:
         wanted = interest.wanted(batch.symbols)
