@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from mdp.analyzers.base import Analyzer, EventBatch, Output
-from mdp.analyzers.state import NO_REFERENCE, Market, QuoteRow, SymbolState
+from mdp.analyzers.changes import Changes
+from mdp.analyzers.state import AGAIN, IGNORED, NEXT, Market, QuoteRow, SymbolState
 from mdp.events import AGGREGATES, Aggregate, MinuteAggregate, Number
 from mdp.feeds import DAILY_RANGE, HOD_ALERT, LOD_ALERT
 from mdp.sessions import AFTER_HOURS, PRE_MARKET, REGULAR, TradingDay
@@ -27,23 +28,23 @@ _SHOWN = ("pre-market", "regular session")
 
 
 class RangeState(msgspec.Struct, gc=False):
-    """One symbol's ranges. `extremes` is [high, low] of each session in order, None before its first print."""
+    """What is known of a symbol's ranges beside `SymbolState.session`, `high` and `low`."""
 
-    symbol: str
-    kind: type
-    session: int  # index of the newest bar's session
-    start: Number  # of the newest bar, ms
-    high: Number  # of that session
-    low: Number
-    high_before: Number  # of that session without the newest bar; -inf where it is the first
+    #: Of that session without the bar that extended it last, and that bar's start: what its correction
+    #: needs. Infinite where that bar was the session's first print.
+    high_before: Number
     low_before: Number
-    extremes: list[Number | None]  # of the sessions that are not `session`; its own entries may be old
+    extended: Number
+    extremes: list[Number | None]  # [high, low] of each session in order; those of the present one may be old
+    revision: int = 0  # grows with changes of other sessions' extremes
 
-    def session_range(self, index: int) -> tuple[Number | None, Number | None]:
-        """High and low of a session."""
-        if index == self.session:
-            return self.high, self.low
-        return self.extremes[2 * index], self.extremes[2 * index + 1]
+
+def _session_range(owner: SymbolState, index: int) -> tuple[Number | None, Number | None]:
+    """High and low of a session; None before its first print."""
+    if index == owner.session:
+        return owner.high, owner.low
+    extremes = owner.range.extremes
+    return extremes[2 * index], extremes[2 * index + 1]
 
 
 class Alert(QuoteRow, gc=False, kw_only=True):
@@ -58,21 +59,23 @@ class Alert(QuoteRow, gc=False, kw_only=True):
 
 
 class DailyRange(Analyzer):
-    """See the module. Keeps `SymbolState.range`."""
+    """See the module. Keeps `session`, `high`, `low` and `range` of `SymbolState`."""
 
     name: ClassVar[str] = "daily_range"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
+    flush_seconds: ClassVar[float] = 0.01
 
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)
         self._bounds: tuple[tuple[int, int], ...] = ()  # of the day's sessions, ms
         self._day: TradingDay | None = None
-        self._changed: dict[str, RangeState] = {}  # in this batch
-        self._interest = out.interest(DAILY_RANGE)
+        self._changed: dict[str, SymbolState] = {}  # in this batch
+        self._changes = Changes(market, out.interest(DAILY_RANGE))
         out.provide(DAILY_RANGE, self.payload)
 
     def process(self, batch: EventBatch) -> None:
-        day = self.market.clock.day
+        market = self.market
+        day = market.clock.day
         if day is None:
             return
         if day is not self._day:
@@ -80,46 +83,35 @@ class DailyRange(Analyzer):
         # The session nearly all bars of a batch are in; others go the long way.
         at = self._session_index(batch.events[-1].start_timestamp)
         lo, hi = self._bounds[at] if at >= 0 else (0, 0)
-        for bar, owner in zip(batch.events, self.market.states, strict=True):
-            if owner is None:
-                continue
-            state = owner.range
-            start = bar.start_timestamp
-            if (
-                state is not None
-                and start > state.start
-                and lo <= start < hi
-                and state.session == at
-                and bar.__class__ is state.kind
-            ):
-                state.start = start
-                high, low = state.high, state.low
-                state.high_before = high
-                state.low_before = low
-                if bar.high > high or bar.low < low:
-                    self._extend(owner, state, bar)
-            else:
-                self._unusual(owner, bar)
+        bar: Aggregate
+        state: Any  # a SymbolState wherever the place is not IGNORED
+        for bar, state, place in zip(batch.events, market.states, market.places, strict=True):
+            if place == NEXT and state.session == at and lo <= bar.start_timestamp < hi:
+                if bar.high > state.high or bar.low < state.low:
+                    self._extend(state, bar)
+            elif place != IGNORED:
+                self._unusual(state, bar, place)
         if self._changed:
-            self._write_changes()
-        interest = self._interest
-        if interest.all or interest.symbols:
-            for symbol in interest.wanted(batch.symbols):
-                value = self.payload(symbol)
-                if value is not None:
-                    self.out.publish(DAILY_RANGE, symbol, value)
+            self.out.journal(self.name, [_dump(state) for state in self._changed.values()])
+            self._changed.clear()
+        self._changes.note(batch)
+
+    def flush(self) -> None:
+        for symbol in self._changes.take():
+            value = self.payload(symbol)
+            if value is not None:
+                self.out.publish(DAILY_RANGE, symbol, value)
 
     def payload(self, symbol: str) -> dict[str, Any] | None:
         """The enriched quote with the six extremes, null where a session has none."""
-        owner = self.market.symbols.get(symbol)
+        state = self.market.symbols.get(symbol)
         row = self.market.row(symbol)
-        if owner is None or owner.range is None or row is None:
+        if state is None or state.range is None or row is None:
             return None
-        state = owner.range
         value = msgspec.structs.asdict(row)
-        value["pre_market_high"], value["pre_market_low"] = state.session_range(0)
-        value["regular_session_high"], value["regular_session_low"] = state.session_range(1)
-        value["after_hours_high"], value["after_hours_low"] = state.session_range(2)
+        value["pre_market_high"], value["pre_market_low"] = _session_range(state, 0)
+        value["regular_session_high"], value["regular_session_low"] = _session_range(state, 1)
+        value["after_hours_high"], value["after_hours_low"] = _session_range(state, 2)
         return value
 
     def _session_index(self, ms: Number) -> int:
@@ -136,148 +128,109 @@ class DailyRange(Analyzer):
             (day.close_ms, day.post_ms),
         )
 
-    def _extend(self, owner: SymbolState, state: RangeState, bar: Aggregate) -> None:
+    def _extend(self, state: SymbolState, bar: Aggregate) -> None:
         """The newest bar breaks its session's range: note it, then say so."""
-        previous_high, previous_low = state.high, state.low
+        high, low, known = state.high, state.low, state.range
+        known.high_before, known.low_before, known.extended = high, low, bar.start_timestamp
         self._changed[state.symbol] = state
-        if bar.high > previous_high:
+        if bar.high > high:
             state.high = bar.high
-            self._alert(owner, state, bar, _HIGH, bar.high, previous_high)
-        if bar.low < previous_low:
+            self._alert(state, bar, _HIGH, bar.high, high)
+        if bar.low < low:
             state.low = bar.low
-            self._alert(owner, state, bar, _LOW, bar.low, previous_low)
+            self._alert(state, bar, _LOW, bar.low, low)
 
-    def _unusual(self, owner: SymbolState, bar: Aggregate) -> None:
+    def _unusual(self, state: SymbolState, bar: Aggregate, place: int) -> None:
         at = self._session_index(bar.start_timestamp)
-        state: RangeState | None = owner.range
         if at < 0:
-            if state is not None:
-                self._after_sessions(state, bar)
             return
-        if state is None:
-            owner.range = state = _new_state(bar, at)
-            self._changed[bar.symbol] = state
-            return
-        start = bar.start_timestamp
-        if bar.__class__ is not state.kind:
-            if not bar.is_second:
-                return
-            # The first second bar: newer than the minute that was the newest, whatever it says.
-            state.kind = type(bar)
-            self._newest(owner, state, bar, at)
-            return
-        ahead = state.start > self.market.clock.now_ms + self.market.clock.LEAP_MS
-        if start > state.start or (ahead and start < state.start):
-            self._newest(owner, state, bar, at)
-        elif start == state.start:
-            self._replace(owner, state, bar)
+        if state.range is None:
+            state.range = RangeState(-_NEVER, _NEVER, bar.start_timestamp, [None] * 6)
+            state.session, state.high, state.low = at, bar.high, bar.low
+            self._changed[state.symbol] = state
+        elif place == NEXT:
+            if at != state.session:
+                self._enter(state, bar, at)
+            elif bar.high > state.high or bar.low < state.low:
+                self._extend(state, bar)
+        elif place == AGAIN and at == state.session:
+            self._replace(state, bar)
         else:
             self._late(state, bar, at)
 
-    def _after_sessions(self, state: RangeState, bar: Aggregate) -> None:
-        """A bar past 20:00 has no range, but what is older than it is late from now on."""
-        day = self._day
-        assert day is not None
-        if day.post_ms <= bar.start_timestamp < day.end_ms and (bar.is_second or bar.__class__ is state.kind):
-            state.kind = bar.__class__
-            state.start = max(state.start, bar.start_timestamp)
-
-    def _newest(self, owner: SymbolState, state: RangeState, bar: Aggregate, at: int) -> None:
-        if at != state.session:
-            self._enter(owner, state, bar, at)
-            return
-        state.start = bar.start_timestamp
-        state.high_before, state.low_before = state.high, state.low
-        if bar.high > state.high or bar.low < state.low:
-            self._extend(owner, state, bar)
-
-    def _enter(self, owner: SymbolState, state: RangeState, bar: Aggregate, at: int) -> None:
+    def _enter(self, state: SymbolState, bar: Aggregate, at: int) -> None:
         """The symbol's newest bar is of another session than the one before."""
-        extremes = state.extremes
+        known = state.range
+        extremes = known.extremes
         extremes[2 * state.session], extremes[2 * state.session + 1] = state.high, state.low
         high, low = extremes[2 * at], extremes[2 * at + 1]
-        state.session, state.start = at, bar.start_timestamp
+        state.session = at
         self._changed[state.symbol] = state
         if high is None or low is None:  # its first print of the session: no alert
             state.high, state.low = bar.high, bar.low
-            state.high_before, state.low_before = -_NEVER, _NEVER
+            known.high_before, known.low_before, known.extended = -_NEVER, _NEVER, bar.start_timestamp
             return
         # Known already, from a late bar or a time that the market had not reached.
         state.high, state.low = high, low
-        state.high_before, state.low_before = high, low
         if bar.high > high or bar.low < low:
-            self._extend(owner, state, bar)
+            self._extend(state, bar)
 
-    def _replace(self, owner: SymbolState, state: RangeState, bar: Aggregate) -> None:
-        high = max(state.high_before, bar.high)
-        low = min(state.low_before, bar.low)
-        previous_high, previous_low = state.high, state.low
-        if high == previous_high and low == previous_low:
+    def _replace(self, state: SymbolState, bar: Aggregate) -> None:
+        """The newest bar sent again. Only here can a range shrink."""
+        known = state.range
+        had_high, had_low = state.high, state.low
+        if known.extended != bar.start_timestamp:  # its first version lay within the range
+            if bar.high > had_high or bar.low < had_low:
+                self._extend(state, bar)
+            return
+        high = max(known.high_before, bar.high)
+        low = min(known.low_before, bar.low)
+        if high == had_high and low == had_low:
             return
         self._changed[state.symbol] = state
         state.high, state.low = high, low
-        if state.high_before == -_NEVER:  # still the first print of the session
+        if known.high_before == -_NEVER:  # still the first print of the session
             return
-        if high > previous_high:
-            self._alert(owner, state, bar, _HIGH, high, previous_high)
-        if low < previous_low:
-            self._alert(owner, state, bar, _LOW, low, previous_low)
+        if high > had_high:
+            self._alert(state, bar, _HIGH, high, had_high)
+        if low < had_low:
+            self._alert(state, bar, _LOW, low, had_low)
 
-    def _late(self, state: RangeState, bar: Aggregate, at: int) -> None:
+    def _late(self, state: SymbolState, bar: Aggregate, at: int) -> None:
         """An older bar extends its session's range and says nothing."""
+        known = state.range
+        had_high, had_low = _session_range(state, at)
         if at == state.session:
-            high, low = max(state.high, bar.high), min(state.low, bar.low)
-            state.high_before = max(state.high_before, bar.high)
-            state.low_before = min(state.low_before, bar.low)
-            if high != state.high or low != state.low:
-                state.high, state.low = high, low
-                self._changed[state.symbol] = state
+            known.high_before = max(known.high_before, bar.high)
+            known.low_before = min(known.low_before, bar.low)
+        high = bar.high if had_high is None else max(had_high, bar.high)
+        low = bar.low if had_low is None else min(had_low, bar.low)
+        if high == had_high and low == had_low:
             return
-        known_high, known_low = state.extremes[2 * at], state.extremes[2 * at + 1]
-        high = bar.high if known_high is None else max(known_high, bar.high)
-        low = bar.low if known_low is None else min(known_low, bar.low)
-        if high != known_high or low != known_low:
-            state.extremes[2 * at], state.extremes[2 * at + 1] = high, low
-            self._changed[state.symbol] = state
+        self._changed[state.symbol] = state
+        if at == state.session:
+            state.high, state.low = high, low
+        else:
+            known.extremes[2 * at], known.extremes[2 * at + 1] = high, low
+            known.revision += 1
 
-    def _alert(
-        self,
-        owner: SymbolState,
-        state: RangeState,
-        bar: Aggregate,
-        side: str,
-        price: Number,
-        previous: Number,
-    ) -> None:
+    def _alert(self, state: SymbolState, bar: Aggregate, side: str, price: Number, previous: Number) -> None:
         alert = Alert(
-            *self.market.values(owner, bar),  # the batch may hold newer bars of the symbol already
+            *self.market.values(state, bar),  # the batch may hold newer bars of the symbol already
             session=_SESSIONS[state.session],
             direction=side,
             price=price,
             previous=previous,
             timestamp=bar.start_timestamp / 1000,
-            note=self._note(state, side, price),
+            note=_note(state, side, price),
         )
         self.out.emit(HOD_ALERT if side == _HIGH else LOD_ALERT, "", alert, journal=True)
-
-    @staticmethod
-    def _note(state: RangeState, side: str, price: Number) -> str:
-        """Which earlier session's extreme the price broke: the nearest one; empty where none."""
-        for index in range(state.session - 1, -1, -1):
-            extreme = state.extremes[2 * index + (side == _LOW)]
-            if extreme is not None and (price > extreme if side == _HIGH else price < extreme):
-                return f"Broke {_SHOWN[index]} {side} of ${extreme:.2f}"
-        return ""
-
-    def _write_changes(self) -> None:
-        self.out.journal(self.name, [_dump(state) for state in self._changed.values()])
-        self._changed.clear()
 
     def on_day(self, day: TradingDay) -> None:
         self._set_day(day)
 
     def dump(self) -> Iterator[Any]:
-        states = [owner.range for owner in self.market.symbols.values() if owner.range is not None]
+        states = [state for state in self.market.symbols.values() if state.range is not None]
         for at in range(0, len(states), _DUMP_STEP):
             yield [_dump(state) for state in states[at : at + _DUMP_STEP]]
 
@@ -286,44 +239,25 @@ class DailyRange(Analyzer):
             self.replay(record)
 
     def replay(self, record: Any) -> None:
-        market = self.market
-        for fields in record:
-            state = _load(fields)
-            owner = market.symbols.get(state.symbol)
-            if owner is None:
-                reference = market.references.get(state.symbol, NO_REFERENCE)
-                owner = market.symbols[state.symbol] = SymbolState(state.symbol, reference)
-            owner.range = state
+        for symbol, is_second, start, session, high, low, known in record:
+            state = self.market.state_of(symbol)
+            state.kind = Aggregate if is_second else MinuteAggregate
+            state.start = max(state.start, start)
+            state.session, state.high, state.low = session, high, low
+            state.range = RangeState(*known)
 
 
-def _new_state(bar: Aggregate, at: int) -> RangeState:
-    return RangeState(
-        symbol=bar.symbol,
-        kind=type(bar),
-        session=at,
-        start=bar.start_timestamp,
-        high=bar.high,
-        low=bar.low,
-        high_before=-_NEVER,
-        low_before=_NEVER,
-        extremes=[None] * 6,
-    )
+def _note(state: SymbolState, side: str, price: Number) -> str:
+    """Which earlier session's extreme the price broke: the nearest one; empty where none."""
+    extremes = state.range.extremes
+    for index in range(state.session - 1, -1, -1):
+        extreme = extremes[2 * index + (side == _LOW)]
+        if extreme is not None and (price > extreme if side == _HIGH else price < extreme):
+            return f"Broke {_SHOWN[index]} {side} of ${extreme:.2f}"
+    return ""
 
 
-def _dump(state: RangeState) -> list[Any]:
-    return [
-        state.symbol,
-        state.kind is Aggregate,
-        state.session,
-        state.start,
-        state.high,
-        state.low,
-        state.high_before,
-        state.low_before,
-        list(state.extremes),
-    ]
-
-
-def _load(fields: list[Any]) -> RangeState:
-    symbol, is_second, *rest = fields
-    return RangeState(symbol, Aggregate if is_second else MinuteAggregate, *rest)
+def _dump(state: SymbolState) -> list[Any]:
+    """What `replay` takes: with the newest bar's kind and start, so that older ones stay late."""
+    known = msgspec.structs.astuple(state.range)
+    return [state.symbol, state.kind is Aggregate, state.start, state.session, state.high, state.low, known]

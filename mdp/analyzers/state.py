@@ -45,27 +45,39 @@ class NoReference(msgspec.Struct, frozen=True, gc=False):
 NO_REFERENCE = NoReference()
 
 
+#: The place of a bar among its symbol's bars (`design.md` section 5, "Late bars").
+NEXT = 0  # the newest now
+AGAIN = 1  # the newest sent again: it replaces itself
+LATE = 2  # older than the newest
+IGNORED = 3  # of another day, not admitted, or a minute where seconds count
+
+
 class SymbolState(msgspec.Struct, gc=False):
     """One symbol today. `gc=False`: it refers to scalars and structs that cannot refer back.
 
-    Each analyzer writes its own fields only: `range` is `DailyRange`'s, the rest `EnrichedQuote`'s.
+    What every bar needs comes first, so that it lies together in memory: with thousands of symbols, most
+    of a bar's cost is waiting for memory. `session`, `high`, `low`, `range` are `DailyRange`'s to write,
+    the rest `Market`'s.
     """
 
     symbol: str
     reference: Any  # Reference
-    bar: Aggregate | None = None  # the newest bar; None until EnrichedQuote took one
-    other: Aggregate | None = None  # the last bar of all, where that is not the newest (late, or a minute's)
-    kind: type | None = None  # class of the bars that feed it: seconds win over minutes
+    kind: type | None = None  # class of the bars that count: seconds win over minutes
     start: Number = 0  # of the newest bar, ms
-    accumulated_volume: Number = 0  # lowered by a correction of the newest bar only
+    bar: Aggregate | None = None  # the newest bar; None for a symbol of which only the range was restored
+    accumulated_volume: Number = 0  # never goes back within a trading day
+    open_final: bool = False  # nothing more to learn about the open until the next reset
+    other: Aggregate | None = None  # the last bar of all, where that is not the newest (late, or a minute's)
+    session: int = -1  # index of the newest bar's session; -1 before the first
+    high: Number = 0  # of that session
+    low: Number = 0
     volume_before: Number = 0  # accumulated before the newest bar, for feeds without `av`
     first_open: Number = 0  # `open` of the trading day's first bar; 0 where that began after 09:30
     first_start: Number = 0  # start of that bar, ms
     regular_open: Number = 0  # `open` of the first bar from 09:30 on; 0 before
     regular_start: Number = 0  # start of that bar, ms
     official_open: Number = 0  # `op`, once it was sent; 0 before
-    open_final: bool = False  # nothing more to learn about the open until the next reset
-    range: Any = None  # RangeState
+    range: Any = None  # what else DailyRange knows
 
 
 class QuoteRow(msgspec.Struct, gc=False):
@@ -117,10 +129,15 @@ class Market:
         self.max_symbols = max_symbols
         self.include_otc = include_otc
         self.revision = 0  # grows whenever a row may have changed
-        #: The states of the batch of aggregates at hand, one for each bar; None where the bar is not admitted.
+        self.referred = 0  # grows when reference values came
+        #: The batch of aggregates at hand: for each bar the state of its symbol (None: not admitted) and
+        #: its place among the symbol's bars (`NEXT` ...).
         self.states: list[SymbolState | None] = []
-        #: Bars of symbols that were not admitted, by reason. Read by metrics.
-        self.refused = {"other_day": 0, "otc": 0, "not_a_symbol": 0, "too_many_symbols": 0}
+        self.places: list[int] = []
+        #: Bars that count for nothing, by reason. Read by metrics.
+        self.refused = {
+            "other_day": 0, "otc": 0, "not_a_symbol": 0, "too_many_symbols": 0, "seconds_win": 0
+        }  # fmt: skip
 
     @property
     def day(self) -> TradingDay | None:
@@ -130,35 +147,130 @@ class Market:
     def start_day(self) -> None:
         """Forget yesterday's symbols."""
         self.symbols.clear()
-        self.states = []
+        self.states, self.places = [], []
         self.revision += 1
 
-    def resolve(self, bars: list[Aggregate]) -> None:
-        """Look up the symbols of a batch once, for all analyzers: fills `states`."""
+    def take(self, bars: list[Aggregate]) -> None:
+        """Take a batch of bars: the one place that applies the rules of late and repeated bars.
+
+        Fills `states` and `places` for the analyzers.
+        """
+        day = self.clock.day
+        states: list[SymbolState | None] = []
+        places = [NEXT] * len(bars)
+        self.states, self.places = states, places
+        if day is None:  # not a single time that a market can have
+            states.extend([None] * len(bars))
+            return
+        end = day.end_ms
         get = self.symbols.get
-        states = [get(bar.symbol) for bar in bars]
-        if None in states:
-            for at, state in enumerate(states):
-                if state is None:
-                    states[at] = get(bars[at].symbol) or self._admit(bars[at])
-        self.states = states
+        for bar in bars:
+            state = get(bar.symbol)
+            start = bar.start_timestamp
+            if state is not None and start > state.start and bar.__class__ is state.kind and start < end:
+                state.start = start
+                state.bar = bar
+                volume = bar.accumulated_volume
+                if volume is None:
+                    state.volume_before = state.accumulated_volume
+                    state.accumulated_volume += bar.volume or 0
+                elif volume > state.accumulated_volume:
+                    state.accumulated_volume = volume
+                if not state.open_final:
+                    self._learn_open(state, bar, day)
+                if state.other is not None:
+                    state.other = None
+            else:
+                state, places[len(states)] = self._unusual(bar, state, day)
+            states.append(state)
+        self.revision += 1
+
+    def _unusual(
+        self, bar: Aggregate, state: SymbolState | None, day: TradingDay
+    ) -> tuple[SymbolState | None, int]:
+        """Take a bar that is not simply its symbol's next; returns state and place."""
+        start = bar.start_timestamp
+        if not day.start_ms <= start < day.end_ms:
+            self.refused["other_day"] += 1
+            return None, IGNORED
+        if state is None:
+            state = self._admit(bar)
+            if state is None:
+                return None, IGNORED
+        volume = bar.accumulated_volume
+        if bar.__class__ is not state.kind and (state.kind is None or bar.is_second):
+            # The symbol's first bar, or its first second bar: from now on seconds count, whatever the
+            # newest minute was.
+            state.kind = type(bar)
+            place = NEXT
+        elif bar.__class__ is not state.kind:
+            self.refused["seconds_win"] += 1
+            state.other = bar
+            return state, IGNORED
+        elif start == state.start:
+            place = AGAIN
+        elif start < state.start <= self.clock.now_ms + self.clock.LEAP_MS:
+            place = LATE
+        else:  # the newest, or what we took for that came from a time the market never reached
+            place = NEXT
+        if place == LATE:
+            state.other = bar
+            if volume is None:
+                state.volume_before += bar.volume or 0
+                volume = state.accumulated_volume + (bar.volume or 0)
+        else:
+            if place == NEXT:
+                state.start = start
+                state.volume_before = state.accumulated_volume
+            if volume is None:  # sent again, its own volume is in the sum already
+                volume = state.volume_before + (bar.volume or 0)
+            state.bar = bar
+            state.other = None
+            self._learn_open(state, bar, day)
+        if volume > state.accumulated_volume:
+            state.accumulated_volume = volume
+        return state, place
+
+    def _learn_open(self, state: SymbolState, bar: Aggregate, day: TradingDay) -> None:
+        start = bar.start_timestamp
+        opened = bar.open if bar.open is not None else bar.close
+        if start < day.open_ms:
+            if not state.first_start or start == state.first_start:
+                state.first_open, state.first_start = opened, start
+            # Until 09:30 there is nothing more to learn; from then on such a bar is one that came late.
+            state.open_final = self.clock.now_ms < day.open_ms
+            return
+        if not state.regular_start or start == state.regular_start:
+            state.regular_open, state.regular_start = opened, start
+        if bar.official_open_price:
+            state.official_open = bar.official_open_price
+            state.open_final = True  # the provider sends the same one all day
+
+    def start_session(self) -> None:
+        """At 09:30 opens begin anew: there is a regular one to learn."""
+        for state in self.symbols.values():
+            state.open_final = False
+        self.revision += 1
 
     def _admit(self, bar: Aggregate) -> SymbolState | None:
         """The state of a symbol seen first today, or None with the reason counted."""
-        day = self.clock.day
-        if day is None or not day.start_ms <= bar.start_timestamp < day.end_ms:
-            self.refused["other_day"] += 1
-        elif bar.otc and not self.include_otc:
+        if bar.otc and not self.include_otc:
             self.refused["otc"] += 1
         elif not is_symbol(bar.symbol):
             self.refused["not_a_symbol"] += 1
         elif len(self.symbols) >= self.max_symbols:
             self.refused["too_many_symbols"] += 1
         else:
-            state = SymbolState(bar.symbol, self.references.get(bar.symbol, NO_REFERENCE))
-            self.symbols[bar.symbol] = state
-            return state
+            return self.state_of(bar.symbol)
         return None
+
+    def state_of(self, symbol: str) -> SymbolState:
+        """The state of a symbol, made where there is none."""
+        state = self.symbols.get(symbol)
+        if state is None:
+            state = SymbolState(symbol, self.references.get(symbol, NO_REFERENCE))
+            self.symbols[symbol] = state
+        return state
 
     @property
     def is_open_set(self) -> bool:
@@ -239,4 +351,5 @@ class Market:
             state = symbols.get(symbol)
             if state is not None:
                 state.reference = row
+        self.referred += 1
         self.revision += 1

@@ -48,7 +48,7 @@ class Engine:
         if queue != UNKNOWN:
             self._tell_time(queue, batch)
         if queue == AGGREGATES:
-            self.market.resolve(batch.events)
+            self.market.take(batch.events)
         for guard in self._by_queue.get(queue, ()):
             guard.process(batch)
         self.results.commit()
@@ -87,6 +87,7 @@ class Engine:
 
     def _new_session(self, session: str) -> None:
         self.market.session = session
+        self.market.start_session()
         for guard in self.guards:
             guard.call("on_session", lambda guard=guard: guard.analyzer.on_session(session))  # type: ignore[misc]
         log.info("session", session=session)
