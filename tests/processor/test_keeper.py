@@ -63,6 +63,11 @@ class Process:
         entry = await self.cache.get(key)
         return None if entry is None else msgspec.to_builtins(entry.value)
 
+    async def range_of(self, symbol: str) -> tuple[float, float]:
+        """High and low of the regular session; the symbol must have had a bar in this life."""
+        value = await self.get(f"daily_range:{symbol}")
+        return value["regular_session_high"], value["regular_session_low"]
+
     async def view(self, symbols: str = "AB") -> dict[str, Any]:
         """What clients can see of the kept state."""
         keys = [f"{kind}:{symbol}" for kind in ("daily_range", "quote") for symbol in symbols]
@@ -178,9 +183,10 @@ async def test_a_new_day_in_the_journal_outdates_the_snapshot(tmp_path: Path) ->
     again = await life(tmp_path)
 
     assert again.market.clock.day == first.market.clock.day
-    ranges = again.market.symbols["A"].range
-    assert (ranges.high, ranges.low) == (6, 5)
-    again.bar("A", 2, 7, day=1)
+    again.bar("A", 2, 5.5, day=1)
+    assert again.announced() == []
+    assert await again.range_of("A") == (6, 5)
+    again.bar("A", 3, 7, day=1)
     assert again.announced() == [("A", "regular", "high", 7)]
     await again.keeper.stop()
 
@@ -202,9 +208,9 @@ async def test_a_market_that_began_again_outdates_the_snapshot_of_the_same_day(t
 
     assert set(again.market.symbols) == {"A"}
     assert again.market.clock.now_ms < OPEN + 3_600_000
-    ranges = again.market.symbols["A"].range
-    assert (ranges.high, ranges.low) == (11, 10)
-    again.bar("A", 3, 12)
+    again.bar("A", 3, 10.5)
+    assert await again.range_of("A") == (11, 10)
+    again.bar("A", 4, 12)
     assert again.announced() == [("A", "regular", "high", 12)]
     await again.keeper.stop()
 
@@ -314,12 +320,12 @@ def test_kills_and_restarts_anywhere_change_nothing_that_clients_see(
                 process.kill()
                 announced += process.announced()
                 process = await life(folder)
+        for symbol in sorted({symbol for _, symbol, _ in steps if symbol}):
+            process.bar(symbol, 1_000, 15)  # so that each has a quote in this life
         announced += process.announced()
         seen = await process.view()
         await process.keeper.stop()
-        ranges = {
-            symbol: (state.range.high, state.range.low) for symbol, state in process.market.symbols.items()
-        }
+        ranges = {symbol: await process.range_of(symbol) for symbol in process.market.symbols}
         alerts = [
             [
                 (a["symbol"], a["direction"], a["price"], a["timestamp"])
