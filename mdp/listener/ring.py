@@ -31,7 +31,7 @@ class RawRing:
 
     Args:
         max_bytes: Bound on the frames that wait together.
-        max_age_ns: Frames that waited longer are shed when the next is taken or appended.
+        max_age_ns: Frames that waited longer are shed when the next is taken.
         clock: Monotonic nanoseconds.
     """
 
