@@ -222,6 +222,8 @@ class Market:
             if place == NEXT:
                 state.start = start
                 state.volume_before = state.accumulated_volume
+            else:
+                self._take_back(state, bar)
             if volume is None:  # sent again, its own volume is in the sum already
                 volume = state.volume_before + (bar.volume or 0)
             state.bar = bar
@@ -230,6 +232,15 @@ class Market:
         if volume > state.accumulated_volume:
             state.accumulated_volume = volume
         return state, place
+
+    @staticmethod
+    def _take_back(state: SymbolState, bar: Aggregate) -> None:
+        """The newest bar comes again: take its volume back first, and none that came from elsewhere."""
+        before = None if state.bar is None else state.bar.accumulated_volume
+        if before is None and bar.accumulated_volume is None:
+            state.accumulated_volume = state.volume_before
+        elif before == state.accumulated_volume and bar.accumulated_volume is not None:
+            state.accumulated_volume = bar.accumulated_volume
 
     def _learn_open(self, state: SymbolState, bar: Aggregate, day: TradingDay) -> None:
         start = bar.start_timestamp
