@@ -33,12 +33,12 @@ from .data import data_file
 #: The contract's words: our name -> wire name, by event type.
 NAMES: dict[str, dict[str, str]] = {
     "T": {
-        "symbol": "sym", "exchange": "x", "id": "i", "tape": "z", "price": "p", "size": "s", "conditions": "c",
-        "timestamp": "t", "sequence_number": "q", "trf_id": "trfi", "trf_timestamp": "trft",
+        "symbol": "sym", "exchange": "x", "id": "i", "tape": "z", "price": "p", "size": "s",
+        "conditions": "c", "timestamp": "t", "sequence_number": "q", "trf_id": "trfi", "trf_timestamp": "trft",
     },
     "Q": {
-        "symbol": "sym", "bid_exchange_id": "bx", "bid_price": "bp", "bid_size": "bs", "ask_exchange_id": "ax",
-        "ask_price": "ap", "ask_size": "as", "condition": "c", "indicators": "i", "timestamp": "t",
+        "symbol": "sym", "bid_exchange_id": "bx", "bid_price": "bp", "bid_size": "bs",
+        "ask_exchange_id": "ax", "ask_price": "ap", "ask_size": "as", "condition": "c", "indicators": "i", "timestamp": "t",
         "sequence_number": "q", "tape": "z",
     },
     "A": {
@@ -230,9 +230,9 @@ def test_what_is_kept_of_a_malformed_event_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    ["", " ", "null", "7", '"x"', "{}", "[", "]", "[[", "{", '["', '"', "\\", "[,]", "[}", "x" * 5_000, "[" * 100_000,
-     '[{"a":' * 50_000, "[" + "[" * 5_000 + "]" * 5_000 + "]", "[\ud800]", '["\ud800"]', "\ufeff[]", "[1]]", "[]x",
-     b"", b"\xff", b"[\xff]", b'[{"ev":"T","sym":"\xff\xfe"}]', b"\x00", "[NaN]", "[Infinity,-Infinity]"],
+    ["", " ", "null", "7", '"x"', "{}", "[", "]", "[[", "{", '["', '"', "\\", "[,]", "[}", "x" * 5_000,
+     "[" * 100_000,     '[{"a":' * 50_000, "[" + "[" * 5_000 + "]" * 5_000 + "]", "[\ud800]", '["\ud800"]', "\ufeff[]", "[1]]",
+     "[]x",     b"", b"\xff", b"[\xff]", b'[{"ev":"T","sym":"\xff\xfe"}]', b"\x00", "[NaN]", "[Infinity,-Infinity]"],
 )  # fmt: skip
 def test_no_frame_raises(frame: str | bytes) -> None:
     """Whatever comes; what is reported can be sent on."""

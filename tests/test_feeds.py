@@ -61,8 +61,8 @@ def test_symbols_of_every_form_fill_every_hole(symbol: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ":", "quote:", "quote", ":AAPL", "quote:AA PL", "quote:AA*", "quote:ÄPFEL", "quote:A\n", "quote:A\x00",
-     "QUOTE:AAPL", " quote:AAPL", "stocks:AAPL", "stocks::AAPL", "tta::widget", "tta:widget", "tta:AAPL",
+    ["", ":", "quote:", "quote", ":AAPL", "quote:AA PL", "quote:AA*", "quote:ÄPFEL", "quote:A\n",
+     "quote:A\x00",     "QUOTE:AAPL", " quote:AAPL", "stocks:AAPL", "stocks::AAPL", "tta::widget", "tta:widget", "tta:AAPL",
      "scanners:", "scanners:a b", "scanners:x:events:y", "market:status:x", "market", "internal:ref:AAPL",
      "unknown:AAPL", "quote:" + "A" * 33, "mdp:journal", "٣"],
 )  # fmt: skip
