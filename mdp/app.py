@@ -117,6 +117,7 @@ class App:
             list(self.queues.values()),
             observe=lambda name, seconds: self.steps.get(name).record(seconds),
             processed=self._processed,
+            give_way=lambda: self.pace.reading,
         )
         self.rest = RestClient(massive.rest_url, massive.api_key)
         self.reference = Reference(

@@ -39,6 +39,9 @@ class Pace:
         self._market_ms = 0.0
         self.behind = False
         self.holds = 0  # times the reader was paused
+        #: Workers leave the loop to the reader meanwhile. Only where we are behind: each turn of the loop in
+        #: which they take a batch is one of the few turns that reading a frame needs.
+        self.reading = False
 
     def note(self, arrival_ns: int, market_ms: float) -> None:
         """What arrived at `arrival_ns` had brought the market clock to `market_ms`."""
@@ -67,6 +70,16 @@ class Pace:
         if ring.holding:
             await asyncio.sleep(0)
             return
+        if self.behind:
+            await asyncio.sleep(0)  # the workers' turn: one batch each
+        self.reading = self.behind
+        try:
+            await self._read()
+        finally:
+            self.reading = False
+
+    async def _read(self) -> None:
+        ring = self._ring
         until = self._clock() + READ_NS
         idle = 0
         seen = ring.counters.frames

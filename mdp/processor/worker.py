@@ -34,6 +34,7 @@ class Processor:
         drain_seconds: How long `stop` lets workers finish what waits.
         observe: Called with (queue or analyzer, seconds) after each step.
         processed: Called after each batch with its arrival (monotonic ns).
+        give_way: Whether reading needs the loop now; no batch is begun meanwhile.
     """
 
     name = "processor"
@@ -46,6 +47,7 @@ class Processor:
         drain_seconds: float = 1.0,
         observe: Callable[[str, float], None] = lambda _name, _seconds: None,
         processed: Callable[[int], None] = lambda _arrival_ns: None,
+        give_way: Callable[[], bool] = lambda: False,
     ) -> None:
         self.engine = engine
         self.counters = {queue.name: WorkerCounters() for queue in queues}
@@ -53,6 +55,7 @@ class Processor:
         self._drain_seconds = drain_seconds
         self._observe = observe
         self._processed = processed
+        self._give_way = give_way
         self._workers: list[asyncio.Task[None]] = []
         self._flushers: list[asyncio.Task[None]] = []
 
@@ -96,7 +99,10 @@ class Processor:
         counters = self.counters[name]
         process = self.engine.process
         clock = time.perf_counter
+        give_way = self._give_way
         while True:
+            while give_way():
+                await asyncio.sleep(0)
             batch = queue.take()
             if batch is None:
                 if queue.closed:

@@ -250,3 +250,28 @@ async def test_a_hold_ends_when_the_feed_turns_out_to_be_live() -> None:
     await pace.turn()
 
     assert not ring.holding
+
+
+async def test_workers_give_way_while_a_feed_that_fell_behind_is_read() -> None:
+    """During the reading alone, and only where we are behind: else they work whenever the loop is free."""
+    clock = Clock()
+    pace = Pace(RawRing(max_bytes=100, max_age_ns=S, clock=clock), clock)
+    seen: list[bool] = []
+
+    async def worker() -> None:
+        while True:
+            seen.append(pace.reading)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(worker())
+    pace.note(clock.now, 1_000.0)
+    await pace.turn()
+    assert not any(seen)
+    pace.note(clock.now + S, 1_400.0)
+    seen.clear()
+    await pace.turn()
+    task.cancel()
+
+    assert seen[0] is False, "each worker has a turn between two readings"
+    assert any(seen)
+    assert not pace.reading
