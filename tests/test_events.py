@@ -33,24 +33,58 @@ from .data import data_file
 #: The contract's words: our name -> wire name, by event type.
 NAMES: dict[str, dict[str, str]] = {
     "T": {
-        "symbol": "sym", "exchange": "x", "id": "i", "tape": "z", "price": "p", "size": "s",
-        "conditions": "c", "timestamp": "t", "sequence_number": "q", "trf_id": "trfi", "trf_timestamp": "trft",
+        "symbol": "sym",
+        "exchange": "x",
+        "id": "i",
+        "tape": "z",
+        "price": "p",
+        "size": "s",
+        "conditions": "c",
+        "timestamp": "t",
+        "sequence_number": "q",
+        "trf_id": "trfi",
+        "trf_timestamp": "trft",
     },
     "Q": {
-        "symbol": "sym", "bid_exchange_id": "bx", "bid_price": "bp", "bid_size": "bs",
-        "ask_exchange_id": "ax", "ask_price": "ap", "ask_size": "as", "condition": "c", "indicators": "i", "timestamp": "t",
-        "sequence_number": "q", "tape": "z",
+        "symbol": "sym",
+        "bid_exchange_id": "bx",
+        "bid_price": "bp",
+        "bid_size": "bs",
+        "ask_exchange_id": "ax",
+        "ask_price": "ap",
+        "ask_size": "as",
+        "condition": "c",
+        "indicators": "i",
+        "timestamp": "t",
+        "sequence_number": "q",
+        "tape": "z",
     },
     "A": {
-        "symbol": "sym", "volume": "v", "accumulated_volume": "av", "official_open_price": "op", "vwap": "vw",
-        "open": "o", "close": "c", "high": "h", "low": "l", "aggregate_vwap": "a", "average_size": "z",
-        "start_timestamp": "s", "end_timestamp": "e", "otc": "otc",
+        "symbol": "sym",
+        "volume": "v",
+        "accumulated_volume": "av",
+        "official_open_price": "op",
+        "vwap": "vw",
+        "open": "o",
+        "close": "c",
+        "high": "h",
+        "low": "l",
+        "aggregate_vwap": "a",
+        "average_size": "z",
+        "start_timestamp": "s",
+        "end_timestamp": "e",
+        "otc": "otc",
     },
     "LULD": {
-        "symbol": "T", "high_price": "h", "low_price": "l", "indicators": "i", "tape": "z", "timestamp": "t",
+        "symbol": "T",
+        "high_price": "h",
+        "low_price": "l",
+        "indicators": "i",
+        "tape": "z",
+        "timestamp": "t",
         "sequence_number": "q",
     },
-}  # fmt: skip
+}
 NAMES["AM"] = NAMES["A"]
 CLASSES: dict[str, type] = {
     "T": Trade,
@@ -217,8 +251,11 @@ def test_the_reason_is_said(event: str, reason: str) -> None:
     assert reason in unknown.reason.lower() or reason in unknown.reason
     assert (unknown.raw, unknown.arrival_ms) == (event, 7)
     assert payload(unknown) == {
-        "event_type": "unknown", "reason": unknown.reason, "raw": event, "timestamp": 7,
-    }  # fmt: skip
+        "event_type": "unknown",
+        "reason": unknown.reason,
+        "raw": event,
+        "timestamp": 7,
+    }
 
 
 def test_what_is_kept_of_a_malformed_event_is_bounded() -> None:
@@ -230,10 +267,40 @@ def test_what_is_kept_of_a_malformed_event_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    ["", " ", "null", "7", '"x"', "{}", "[", "]", "[[", "{", '["', '"', "\\", "[,]", "[}", "x" * 5_000,
-     "[" * 100_000,     '[{"a":' * 50_000, "[" + "[" * 5_000 + "]" * 5_000 + "]", "[\ud800]", '["\ud800"]', "\ufeff[]", "[1]]",
-     "[]x",     b"", b"\xff", b"[\xff]", b'[{"ev":"T","sym":"\xff\xfe"}]', b"\x00", "[NaN]", "[Infinity,-Infinity]"],
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "null",
+        "7",
+        '"x"',
+        "{}",
+        "[",
+        "]",
+        "[[",
+        "{",
+        '["',
+        '"',
+        "\\",
+        "[,]",
+        "[}",
+        "x" * 5_000,
+        "[" * 100_000,
+        '[{"a":' * 50_000,
+        "[" + "[" * 5_000 + "]" * 5_000 + "]",
+        "[\ud800]",
+        '["\ud800"]',
+        "\ufeff[]",
+        "[1]]",
+        "[]x",
+        b"",
+        b"\xff",
+        b"[\xff]",
+        b'[{"ev":"T","sym":"\xff\xfe"}]',
+        b"\x00",
+        "[NaN]",
+        "[Infinity,-Infinity]",
+    ],
+)
 def test_no_frame_raises(frame: str | bytes) -> None:
     """Whatever comes; what is reported can be sent on."""
     good, bad = decode(frame)
@@ -284,9 +351,15 @@ BAD = st.one_of(
     spoilt,
     anything.filter(lambda text: '"ev"' not in text),
     foreign.filter(lambda text: json.loads(text)["ev"] not in CLASSES),
-    st.sampled_from(['{"ev":"T","sym":"\\ud800","p":1,"s":1,"t":1}', '{"ev":"T","sym":"","p":1,"s":1,"t":1}',
-                     '{"ev":"A","sym":"A]}","c":[[{"x":"]"}]]}', '{"sym":"AAPL"}']),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            '{"ev":"T","sym":"\\ud800","p":1,"s":1,"t":1}',
+            '{"ev":"T","sym":"","p":1,"s":1,"t":1}',
+            '{"ev":"A","sym":"A]}","c":[[{"x":"]"}]]}',
+            '{"sym":"AAPL"}',
+        ]
+    ),
+)
 space = st.sampled_from(["", " ", "\n\t"])
 
 

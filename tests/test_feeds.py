@@ -61,11 +61,36 @@ def test_symbols_of_every_form_fill_every_hole(symbol: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ":", "quote:", "quote", ":AAPL", "quote:AA PL", "quote:AA*", "quote:ÄPFEL", "quote:A\n",
-     "quote:A\x00",     "QUOTE:AAPL", " quote:AAPL", "stocks:AAPL", "stocks::AAPL", "tta::widget", "tta:widget", "tta:AAPL",
-     "scanners:", "scanners:a b", "scanners:x:events:y", "market:status:x", "market", "internal:ref:AAPL",
-     "unknown:AAPL", "quote:" + "A" * 33, "mdp:journal", "٣"],
-)  # fmt: skip
+    [
+        "",
+        ":",
+        "quote:",
+        "quote",
+        ":AAPL",
+        "quote:AA PL",
+        "quote:AA*",
+        "quote:ÄPFEL",
+        "quote:A\n",
+        "quote:A\x00",
+        "QUOTE:AAPL",
+        " quote:AAPL",
+        "stocks:AAPL",
+        "stocks::AAPL",
+        "tta::widget",
+        "tta:widget",
+        "tta:AAPL",
+        "scanners:",
+        "scanners:a b",
+        "scanners:x:events:y",
+        "market:status:x",
+        "market",
+        "internal:ref:AAPL",
+        "unknown:AAPL",
+        "quote:" + "A" * 33,
+        "mdp:journal",
+        "٣",
+    ],
+)
 def test_what_is_no_feed_names_nothing(name: str) -> None:
     """No such feed, no such symbol: neither read nor subscribed to."""
     assert feeds.resolve(name) is None
@@ -90,14 +115,17 @@ def test_reserved_names_are_not_a_users_scanner() -> None:
         ("scanners:*:events", {"scanners:{name}:events"}),
         ("tta:*:widget", {"tta:{S}:widget", "tta:all_symbols:widget"}),
         ("*", {"unknown", "halts", "alerts", "daily_range_hod_alert", "daily_range_lod_alert"}),
-        ("*:status", {n for n in TABLE if n == "market:status" or (n.endswith(":{S}") and n.count(":") == 1)}
-         | {"scanners:{name}"}),
+        (
+            "*:status",
+            {n for n in TABLE if n == "market:status" or (n.endswith(":{S}") and n.count(":") == 1)}
+            | {"scanners:{name}"},
+        ),
         ("*:*:*:*", set()),
         ("quote:AA*", set()),
         ("quote:**", set()),
         ("quote:*:*", set()),
     ],
-)  # fmt: skip
+)
 def test_a_star_is_a_whole_segment(pattern: str, names: set[str]) -> None:
     """The families a pattern touches; a star beside other characters is none."""
     assert {target.family.name for target in feeds.match(pattern)} == names

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from mdp import plugins
 from mdp.analyzers.base import Analyzer
 from mdp.analyzers.enriched_quote import EnrichedQuote
 from mdp.analyzers.raw_feeds import RawFeeds
@@ -25,7 +25,7 @@ def test_short_names_are_entry_points() -> None:
 def test_every_published_name_loads() -> None:
     """No entry point of ours leads nowhere."""
     for group, base in (("mdp.analyzers", Analyzer), ("mdp.scanners", Scanner), ("mdp.listeners", object)):
-        points = plugins.entry_points(group=group)
+        points = entry_points(group=group)
         assert points
         for point in points:
             assert load(group, point.name, base).__name__ == point.value.split(":")[1]

@@ -85,7 +85,7 @@ class Rig:
         messages, self.messages[:] = list(self.messages), []
         return [(message.feed, plain(message.value)) for message in messages]
 
-    def send(self, *wire: dict[str, Any], with_frame: bool = True) -> None:
+    def send(self, *wire: dict[str, Any]) -> None:
         """One frame: encode, decode, group by queue, process."""
         if not wire:
             return
@@ -93,11 +93,9 @@ class Rig:
         groups: dict[str, list[Any]] = {}
         for event in self.decoder.decode(frame):
             groups.setdefault(QUEUE_OF[type(event)], []).append(event)
+        sources: list[tuple[int, str | bytes]] = [(self.clock(), frame)]
         for queue, events in groups.items():
-            marks = (
-                [(len(events), (self.clock(), frame))] if with_frame and queue in ("trades", "quotes") else ()
-            )
-            self.engine.process(queue, Batch(events, self.clock(), marks))
+            self.engine.process(queue, Batch(events, self.clock(), sources))
         for guard in self.engine.guards:  # what is due many times a second is due now
             if 0 < guard.analyzer.flush_seconds <= 0.1:
                 self.flush(guard.analyzer)

@@ -10,9 +10,34 @@ from mdp.analyzers.state import NoReference
 
 from .rig import Rig, at, bar
 
-FIELDS = """symbol volume free_float accumulated_volume relative_volume official_open_price vwap open close high low
-aggregate_vwap average_size avg_volume prev_day_close prev_day_open prev_day_high prev_day_low prev_day_volume
-prev_day_vwap change pct_change change_since_open pct_change_since_open start_timestamp end_timestamp""".split()
+FIELDS = [
+    "symbol",
+    "volume",
+    "free_float",
+    "accumulated_volume",
+    "relative_volume",
+    "official_open_price",
+    "vwap",
+    "open",
+    "close",
+    "high",
+    "low",
+    "aggregate_vwap",
+    "average_size",
+    "avg_volume",
+    "prev_day_close",
+    "prev_day_open",
+    "prev_day_high",
+    "prev_day_low",
+    "prev_day_volume",
+    "prev_day_vwap",
+    "change",
+    "pct_change",
+    "change_since_open",
+    "pct_change_since_open",
+    "start_timestamp",
+    "end_timestamp",
+]
 
 
 def rig_at(ms: int) -> Rig:
@@ -141,9 +166,12 @@ def test_who_is_not_admitted() -> None:
     rig = Rig(max_symbols=1)
     rig.tick(at(12))
     bars = [
-        bar("OTC", at(12), 1, otc=True), bar("OLD", at(12) - 86_400_000, 1), bar("A B", at(12), 1),
-        bar("AAA", at(12), 1, otc=False), bar("BBB", at(12), 1),
-    ]  # fmt: skip
+        bar("OTC", at(12), 1, otc=True),
+        bar("OLD", at(12) - 86_400_000, 1),
+        bar("A B", at(12), 1),
+        bar("AAA", at(12), 1, otc=False),
+        bar("BBB", at(12), 1),
+    ]
     rig.send(*bars)
     assert list(rig.market.symbols) == ["AAA"]
     refused = {name: count for name, count in rig.market.refused.items() if count}

@@ -94,10 +94,22 @@ def test_the_last_aggregate_of_either_kind(rig: Rig) -> None:
     """As it came: also a late one, and a minute where seconds count for the quote; five minutes."""
     rig.send(bar("AAA", NOON, 10, v=5, z=12.0))
     assert rig.get("stocks:agg:AAA") == {
-        "event_type": "A", "symbol": "AAA", "volume": 5, "accumulated_volume": None, "official_open_price": None,
-        "vwap": None, "open": 10, "close": 10, "high": 10, "low": 10, "aggregate_vwap": None, "average_size": 12.0,
-        "start_timestamp": NOON, "end_timestamp": NOON + 1_000, "otc": None,
-    }  # fmt: skip
+        "event_type": "A",
+        "symbol": "AAA",
+        "volume": 5,
+        "accumulated_volume": None,
+        "official_open_price": None,
+        "vwap": None,
+        "open": 10,
+        "close": 10,
+        "high": 10,
+        "low": 10,
+        "aggregate_vwap": None,
+        "average_size": 12.0,
+        "start_timestamp": NOON,
+        "end_timestamp": NOON + 1_000,
+        "otc": None,
+    }
     rig.send(bar("AAA", NOON - 60_000, 11, ev="AM"))
     assert (rig.get("stocks:agg:AAA")["event_type"], rig.get("stocks:agg:AAA")["close"]) == ("AM", 11)
     rig.send(bar("AAA", NOON - 5_000, 12))
@@ -124,11 +136,15 @@ def test_event_feeds_carry_every_event_in_order(rig: Rig) -> None:
     rig.send(luld("AAA", NOON, 17), luld("BBB", NOON, 17), luld("AAA", NOON, 18))
     taken = rig.taken()
     assert [(feed, p["size"]) for feed, p in taken if "trades" in feed] == [
-        ("stocks:trades:AAA", 0), ("stocks:trades:AAA", 2), ("stocks:trades:AAA", 3),
-    ]  # fmt: skip
+        ("stocks:trades:AAA", 0),
+        ("stocks:trades:AAA", 2),
+        ("stocks:trades:AAA", 3),
+    ]
     assert [(feed[12:], p["indicators"]) for feed, p in taken if "luld" in feed] == [
-        ("AAA", [17]), ("BBB", [17]), ("AAA", [18]),
-    ]  # fmt: skip
+        ("AAA", [17]),
+        ("BBB", [17]),
+        ("AAA", [18]),
+    ]
 
 
 def test_state_feeds_carry_the_newest_of_a_batch(rig: Rig) -> None:
@@ -139,8 +155,10 @@ def test_state_feeds_carry_the_newest_of_a_batch(rig: Rig) -> None:
     rig.send(bar("AAA", NOON, 10), bar("AAA", NOON + 1_000, 11), bar("BBB", NOON, 12))
     taken = rig.taken()
     assert [(feed, p.get("bid_price", p.get("close"))) for feed, p in taken] == [
-        ("stocks:quotes:AAA", 3), ("stocks:quotes:BBB", 2), ("stocks:agg:AAA", 11),
-    ]  # fmt: skip
+        ("stocks:quotes:AAA", 3),
+        ("stocks:quotes:BBB", 2),
+        ("stocks:agg:AAA", 11),
+    ]
 
 
 def test_a_wildcard_over_the_kinds(rig: Rig) -> None:
@@ -149,8 +167,11 @@ def test_a_wildcard_over_the_kinds(rig: Rig) -> None:
     for symbol in ("AAA", "BBB"):
         rig.send(trade(symbol, NOON, 1), quote(symbol, NOON, 1), bar(symbol, NOON, 1), luld(symbol, NOON, 17))
     assert sorted(feed for feed, _ in rig.taken()) == [
-        "stocks:agg:AAA", "stocks:luld:AAA", "stocks:quotes:AAA", "stocks:trades:AAA",
-    ]  # fmt: skip
+        "stocks:agg:AAA",
+        "stocks:luld:AAA",
+        "stocks:quotes:AAA",
+        "stocks:trades:AAA",
+    ]
 
 
 def test_nobody_asks_nothing_is_published(rig: Rig) -> None:
@@ -167,9 +188,19 @@ def test_a_payload_is_the_events_own(rig: Rig) -> None:
     rig.subscribe("stocks:trades:X:BTCUSD")
     rig.send(trade("X:BTCUSD", NOON, 100, 5.0, x=4, i="7", z=3, c=[0, 12], q=9, trfi=201, trft=8, ds="1.5"))
     expected = {
-        "event_type": "T", "symbol": "X:BTCUSD", "exchange": 4, "id": "7", "tape": 3, "price": 5.0, "size": 100,
-        "conditions": [0, 12], "timestamp": NOON, "sequence_number": 9, "trf_id": 201, "trf_timestamp": 8,
-    }  # fmt: skip
+        "event_type": "T",
+        "symbol": "X:BTCUSD",
+        "exchange": 4,
+        "id": "7",
+        "tape": 3,
+        "price": 5.0,
+        "size": 100,
+        "conditions": [0, 12],
+        "timestamp": NOON,
+        "sequence_number": 9,
+        "trf_id": 201,
+        "trf_timestamp": 8,
+    }
     assert rig.taken() == [("stocks:trades:X:BTCUSD", expected)]
     assert rig.get("stocks:trades:X:BTCUSD") == expected
 

@@ -14,9 +14,15 @@ from .rig import Rig, at, trade
 
 NOON = at(12)
 FIELDS = {
-    "total_volume", "trade_count", "avg_size", "max_size", "time_span_ms", "latest_price", "latest_timestamp",
+    "total_volume",
+    "trade_count",
+    "avg_size",
+    "max_size",
+    "time_span_ms",
+    "latest_price",
+    "latest_timestamp",
     "latest_exchange",
-}  # fmt: skip
+}
 Wire = dict[str, Any]
 
 
@@ -54,9 +60,15 @@ def test_one_trade() -> None:
     rig.send(trade("AAA", NOON, 100, 10.5, x=4))
     rig.flush(rig.trades)
     stats = {
-        "total_volume": 100, "trade_count": 1, "avg_size": 100, "max_size": 100, "time_span_ms": 0,
-        "latest_price": 10.5, "latest_timestamp": NOON, "latest_exchange": 4,
-    }  # fmt: skip
+        "total_volume": 100,
+        "trade_count": 1,
+        "avg_size": 100,
+        "max_size": 100,
+        "time_span_ms": 0,
+        "latest_price": 10.5,
+        "latest_timestamp": NOON,
+        "latest_exchange": 4,
+    }
     everything = rig.get("tta:all_symbols:widget")
     assert everything["symbols"] == {"AAA": stats}
     assert everything["symbol_count"] == 1
@@ -132,7 +144,7 @@ def test_a_price_keeps_its_form(price: float, shown: str) -> None:
 
 
 def test_a_symbol_silent_for_five_minutes_drops_out() -> None:
-    """By the market clock; at five minutes to the millisecond it is still there. It comes back with new trades only."""
+    """By the market clock, not yet at five minutes exactly. It comes back with its new trades only."""
     rig = rig_at_noon()
     rig.send(trade("AAA", NOON, 1), trade("BBB", NOON + 1_000, 2))
     rig.tick(NOON + 300_000)
@@ -182,8 +194,9 @@ def test_published_when_wanted_and_readable_always() -> None:
     rig.subscribe("tta:*:widget")
     rig.flush(rig.trades)
     assert sorted(feed for feed, _ in rig.taken() if feed != "tta:BBB:widget") == [
-        "tta:AAA:widget", "tta:all_symbols:widget",
-    ]  # fmt: skip
+        "tta:AAA:widget",
+        "tta:all_symbols:widget",
+    ]
 
 
 def test_before_the_first_trade_there_is_nothing() -> None:
