@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import socket
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,40 @@ async def test_the_accounting_is_exact_after_stopping_in_full_flow() -> None:
         sums(accounting)
         assert accounting["ring"]["waiting_frames"] == 0, "what was received has been decoded"
         assert 5_000 < on_the_wire(accounting) <= market_events(simulator.sent)
+
+
+async def test_under_overload_everything_lost_is_counted_and_the_connection_is_kept() -> None:
+    """Analyzers far too slow for the feed: frames are shed, events expire, and every sum is exact."""
+    async with serve(events_per_second=20_000.0, speed=1.0, faults={"unknown_events": 0.02}) as simulator:
+        config = config_for(simulator.port, ring_max_age_seconds=0.02)
+        config.mdq.max_events, config.mdq.ttl_seconds = 1_500, 0.02
+        app = App(config, ["all"])
+        process = app.engine.process
+
+        def slow(queue: str, batch: Any) -> None:
+            time.sleep(0.025)
+            process(queue, batch)
+
+        app.engine.process = slow  # type: ignore[method-assign]
+        await app.start()
+        try:
+            counters = [queue.counters for queue in app.queues.values()]
+            await eventually(lambda: sum(c.expired for c in counters) + app.ring.counters.shed_events > 500)
+            await asyncio.sleep(1)
+            for name in ("aggregates", "trades", "quotes", "halts", "unknown"):
+                assert app.queues[name].waiting <= 1_500
+            app.engine.process = process  # type: ignore[method-assign]
+            await quiet(simulator, app)
+
+            accounting = app.accounting()
+            sums(accounting)
+            assert on_the_wire(accounting) == market_events(simulator.sent)
+            assert accounting["queues"]["halts"]["expired"] == 0
+            assert simulator.connections_total == 1
+            assert simulator.slow_consumers == 0
+        finally:
+            await app.stop()
+        sums(app.accounting())
 
 
 async def test_connections_that_vanish_cost_only_what_was_on_the_way() -> None:
