@@ -24,7 +24,7 @@ class EventBatch(Protocol):
     """What an analyzer gets: events in order of arrival, and the symbols they touch."""
 
     events: list[Any]
-    marks: Sequence[tuple[int, tuple[int, str | bytes]]]  # (end index, (arrival ns, frame)) of each frame
+    sources: Sequence[tuple[int, str | bytes]]  # (arrival ns, frame) of each frame, oldest first
 
     @property
     def symbols(self) -> set[str]: ...

@@ -20,7 +20,8 @@ class Changes:
         self._market = market
         self._interest = interest
         self._touched: set[str] = set()  # since the last `take`, while all symbols are wanted
-        self._seen: dict[str, tuple[Any, ...]] = {}  # symbol -> what its value followed from
+        self._seen: dict[str, _Seen] = {}  # symbol -> what its value followed from
+        self._common: tuple[int, bool] = (0, False)  # what all values followed from
         self._revision = -1
 
     def note(self, batch: EventBatch) -> None:
@@ -39,30 +40,30 @@ class Changes:
                 self._seen.clear()
             return ()
         seen = self._seen
-        if len(seen) > 2 * len(interest.symbols) + 1_000 and not interest.all:
+        common = (market.referred, market.is_open_set)
+        if common != self._common or (len(seen) > 2 * len(interest.symbols) + 1_000 and not interest.all):
+            self._common = common
             seen.clear()
         candidates: set[str] = self._touched | interest.symbols if interest.all else interest.symbols
         self._touched = set()
         changed = []
+        get = market.symbols.get
         for symbol in candidates:
-            state = market.symbols.get(symbol)
+            state = get(symbol)
             if state is None:
                 continue
-            now = _basis(state, market)
-            if seen.get(symbol) != now:
-                seen[symbol] = now
+            held = seen.get(symbol)
+            # A bar sent again is another object; `seen` keeps the old one, so that no new one takes its place.
+            if held is None or held[0] is not state.bar or held[1:] != _rest(state):
+                seen[symbol] = (state.bar, *_rest(state))
                 changed.append(symbol)
         return changed
 
 
-def _basis(state: SymbolState, market: Market) -> tuple[Any, ...]:
-    """What a quote or range follows from."""
-    return (
-        state.bar,
-        state.accumulated_volume,
-        state.high,
-        state.low,
-        market.referred,
-        market.is_open_set,
-        state.range.revision if state.range is not None else 0,
-    )
+_Seen = tuple[Any, ...]
+
+
+def _rest(state: SymbolState) -> _Seen:
+    """What a value follows from beside the newest bar: late bars change only this."""
+    known = state.range
+    return state.accumulated_volume, state.high, state.low, 0 if known is None else known.revision

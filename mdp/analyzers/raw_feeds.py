@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from itertools import takewhile
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -63,30 +62,37 @@ class LastValues:
         self._ttl_ns = ttl_ns
         self._clock = clock
         self._decoder = FrameDecoder()
-        self._frames: deque[tuple[int, str | bytes]] = deque()  # (arrival, frame), oldest first
+        #: The frames of each step of decoding with their bytes, oldest first.
+        self._steps: deque[tuple[Sequence[tuple[int, str | bytes]], int]] = deque()
         self._bytes = 0
         self._asked: dict[str, _Asked] = {}
 
     def keep(self, batch: EventBatch) -> None:
-        """Take note of a batch."""
-        frames = self._frames
-        for _, source in batch.marks:
-            frames.append(source)
-            self._bytes += len(source[1])
+        """Take note of a batch: of the frames it came in, once for all batches of a step."""
+        sources = batch.sources
+        steps = self._steps
+        if sources and (not steps or steps[-1][0] is not sources):
+            size = sum([len(frame) for _, frame in sources])
+            steps.append((sources, size))
+            self._bytes += size
         too_old = self._clock() - self._ttl_ns
-        while frames and (self._bytes > _MAX_BYTES or frames[0][0] < too_old):
-            self._bytes -= len(frames.popleft()[1])
+        while steps and (self._bytes > _MAX_BYTES or steps[0][0][-1][0] < too_old):
+            self._bytes -= steps.popleft()[1]
 
     def get(self, symbol: str) -> Generator[None, None, dict[str, Any] | None]:
-        """Work out, step by step, the payload of a symbol's last event; None where it is older than the TTL."""
+        """Work out, step by step, the payload of a symbol's last event; None where it is too old."""
         now = self._clock()
         asked = self._asked.get(symbol) or _Asked(until_ns=0)
-        newest = self._frames[-1][0] if self._frames else 0
-        # A copy: frames come and go while we step.
-        fresh = list(takewhile(lambda source: source[0] >= asked.until_ns, reversed(self._frames)))
+        # A copy: frames come and go while we look.
+        fresh = [
+            source
+            for sources, _ in reversed(self._steps)
+            if sources[-1][0] >= asked.until_ns
+            for source in reversed(sources)
+        ]
         looked = 0
         for arrival, frame in fresh:
-            event = self._find(symbol, frame)
+            event = self._find(symbol, frame) if arrival >= asked.until_ns else None
             if event is not None:
                 asked.found_ns, asked.event = arrival, event
                 break
@@ -94,7 +100,8 @@ class LastValues:
             if looked >= _STEP_BYTES:
                 looked = 0
                 yield
-        asked.until_ns = newest
+        if fresh:
+            asked.until_ns = fresh[0][0]
         if len(self._asked) >= _MAX_ASKED:
             self._asked.clear()
         self._asked[symbol] = asked

@@ -21,7 +21,7 @@ class IngestOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     seconds: float = 15.0  # measured
     warmup: float = 5.0  # seconds before that
     rate: str = "100000"  # open loop: events a second, or "1.5x" of the closed-loop throughput measured first
-    credit_bytes: int = 4 * 1024 * 1024  # closed loop: sent and not processed, at most; 0: TCP alone decides
+    credit_bytes: int = 8 * 1024 * 1024  # closed loop: sent and not processed, at most; 0: TCP alone decides
     full_windows: int = 0  # symbols that get 1,100 trades before the measurement
     clients: int = 10
     quotes: int = 20  # quote feeds of each client

@@ -14,8 +14,6 @@ from mdp.events import (
     HALTS,
     QUEUE_OF,
     QUEUES,
-    QUOTES,
-    TRADES,
     UNKNOWN,
     FrameDecoder,
     LimitUpLimitDown,
@@ -24,7 +22,7 @@ from mdp.events import (
 )
 from mdp.listener.ring import Frame, RawRing
 from mdp.processor.pace import Pace
-from mdp.queues.base import Batch, Mark, Queue
+from mdp.queues.base import Batch, Queue, Source
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
@@ -119,10 +117,7 @@ class DecodeStage:
         take = self._ring.take
         clock = time.perf_counter_ns
         until = clock() + _STEP_NS
-        trades, quotes = groups[TRADES], groups[QUOTES]
-        trade_marks: list[Mark] = []
-        quote_marks: list[Mark] = []
-        had_trades = had_quotes = 0
+        sources: list[Source] = []
         frames = count = first_arrival = 0
         while (item := take()) is not None:
             arrival, frame = item
@@ -135,22 +130,16 @@ class DecodeStage:
                 events = self._salvage(frame)
             for event in events:
                 append[event.__class__](event)
-            if len(trades) != had_trades:
-                had_trades = len(trades)
-                trade_marks.append((had_trades, item))
-            if len(quotes) != had_quotes:
-                had_quotes = len(quotes)
-                quote_marks.append((had_quotes, item))
+            sources.append(item)
             count += len(events)
             if count >= _STEP_EVENTS or clock() > until:
                 break
         self.counters.frames += frames
         for event in groups[HALTS]:
             _luld_in_ms(event)
-        marks = {TRADES: trade_marks, QUOTES: quote_marks}
         for name, events in groups.items():
             if events:
-                self._put(name, Batch(events, first_arrival, marks.get(name, ())))
+                self._put(name, Batch(events, first_arrival, sources))
         for status in statuses:
             self.counters.statuses += 1
             try:

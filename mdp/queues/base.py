@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-#: Up to which index of a batch's events they came in a frame (an arrival, the frame as received).
-Mark = tuple[int, tuple[int, str | bytes]]
+#: A frame as received, with its arrival on the monotonic clock.
+Source = tuple[int, str | bytes]
 
 
 class Batch:
@@ -17,16 +17,16 @@ class Batch:
     Attributes:
         events: The events. Analyzers must not change the list.
         arrival_ns: When the oldest of them arrived, on the monotonic clock.
-        marks: Where they came from: `(end, (arrival_ns, frame))` for each frame, in order; empty where
-            that is not known. Keeping a frame is cheaper than keeping its events: see `RawFeeds`.
+        sources: The frames of the step, oldest first: one list shared by the batches of all queues, so
+            that keeping frames costs nothing per event (see `RawFeeds`). Empty where they are not known.
     """
 
-    __slots__ = ("_symbols", "arrival_ns", "events", "marks")
+    __slots__ = ("_symbols", "arrival_ns", "events", "sources")
 
-    def __init__(self, events: list[Any], arrival_ns: int, marks: Sequence[Mark] = ()) -> None:
+    def __init__(self, events: list[Any], arrival_ns: int, sources: Sequence[Source] = ()) -> None:
         self.events = events
         self.arrival_ns = arrival_ns
-        self.marks = marks
+        self.sources = sources
         self._symbols: set[str] | None = None
 
     def __len__(self) -> int:
@@ -42,10 +42,7 @@ class Batch:
 
     def part(self, start: int, end: int) -> Batch:
         """The events from `start` up to `end`, as a batch."""
-        marks = [(min(to, end) - start, source) for to, source in self.marks if to > start]
-        while len(marks) > 1 and marks[-2][0] >= end - start:
-            marks.pop()
-        return Batch(self.events[start:end], self.arrival_ns, marks)
+        return Batch(self.events[start:end], self.arrival_ns, self.sources)
 
 
 class QueueCounters(msgspec.Struct):
