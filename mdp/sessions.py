@@ -66,6 +66,13 @@ class TradingDay(msgspec.Struct, frozen=True):
             return PRE_MARKET
         return REGULAR if ms < self.close_ms else AFTER_HOURS
 
+    def session_end(self, ms: float) -> int:
+        """When the session of a time within this day ends; of the closed hours, when the day does."""
+        for end in (self.open_ms, self.close_ms, self.post_ms):
+            if ms < end:
+                return end
+        return self.end_ms
+
 
 def _at(day: date, hour: int, minute: int = 0) -> int:
     return int(datetime(day.year, day.month, day.day, hour, minute, tzinfo=NEW_YORK).timestamp() * 1000)

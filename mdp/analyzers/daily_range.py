@@ -15,7 +15,7 @@ import msgspec
 
 from mdp.analyzers.base import Analyzer, EventBatch, Output
 from mdp.analyzers.changes import Changes
-from mdp.analyzers.state import AGAIN, IGNORED, NEXT, Market, QuoteRow, SymbolState
+from mdp.analyzers.state import AGAIN, NEXT, Market, QuoteRow, SymbolState
 from mdp.events import AGGREGATES, Aggregate, MinuteAggregate, Number
 from mdp.feeds import DAILY_RANGE, HOD_ALERT, LOD_ALERT
 from mdp.sessions import AFTER_HOURS, PRE_MARKET, REGULAR, TradingDay
@@ -63,7 +63,7 @@ class DailyRange(Analyzer):
 
     name: ClassVar[str] = "daily_range"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
-    flush_seconds: ClassVar[float] = 0.01
+    flush_seconds: ClassVar[float] = 0.02
 
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)
@@ -80,17 +80,15 @@ class DailyRange(Analyzer):
             return
         if day is not self._day:
             self._set_day(day)
-        # The session nearly all bars of a batch are in; others go the long way.
-        at = self._session_index(batch.events[-1].start_timestamp)
-        lo, hi = self._bounds[at] if at >= 0 else (0, 0)
-        bar: Aggregate
-        state: Any  # a SymbolState wherever the place is not IGNORED
-        for bar, state, place in zip(batch.events, market.states, market.places, strict=True):
-            if place == NEXT and state.session == at and lo <= bar.start_timestamp < hi:
+        for bar, state, place in market.notable:
+            at = self._session_index(bar.start_timestamp)
+            if at < 0:
+                continue
+            if place == NEXT and at == state.session:
                 if bar.high > state.high or bar.low < state.low:
                     self._extend(state, bar)
-            elif place != IGNORED:
-                self._unusual(state, bar, place)
+            else:
+                self._unusual(state, bar, place, at)
         if self._changed:
             self.out.journal(self.name, [_dump(state) for state in self._changed.values()])
             self._changed.clear()
@@ -140,19 +138,14 @@ class DailyRange(Analyzer):
             state.low = bar.low
             self._alert(state, bar, _LOW, bar.low, low)
 
-    def _unusual(self, state: SymbolState, bar: Aggregate, place: int) -> None:
-        at = self._session_index(bar.start_timestamp)
-        if at < 0:
-            return
+    def _unusual(self, state: SymbolState, bar: Aggregate, place: int, at: int) -> None:
+        """A bar that is not simply the next of its session."""
         if state.range is None:
             state.range = RangeState(-_NEVER, _NEVER, bar.start_timestamp, [None] * 6)
             state.session, state.high, state.low = at, bar.high, bar.low
             self._changed[state.symbol] = state
         elif place == NEXT:
-            if at != state.session:
-                self._enter(state, bar, at)
-            elif bar.high > state.high or bar.low < state.low:
-                self._extend(state, bar)
+            self._enter(state, bar, at)
         elif place == AGAIN and at == state.session:
             self._replace(state, bar)
         else:

@@ -1,13 +1,16 @@
 """The enriched quote (`quote:{S}`), and the last bar of a symbol as it came (`stocks:agg:{S}`).
 
 `Market` works the numbers out; here they are published. A quote is a state: subscribers get the newest,
-looked for a hundred times a second among the symbols they want, at no cost per event.
+looked for fifty times a second among the symbols they want, at no cost per event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import Any, ClassVar
+
+import msgspec
 
 from mdp.analyzers.base import Analyzer, EventBatch, Output
 from mdp.analyzers.changes import Changes
@@ -18,7 +21,7 @@ from mdp.feeds import AGG, QUOTE
 _KINDS: dict[str, type[Aggregate]] = {"A": Aggregate, "AM": MinuteAggregate}
 _KIND_NAMES = {kind: name for name, kind in _KINDS.items()}
 _BAR_FIELDS = Aggregate.__struct_fields__
-_KEPT = (
+_KEPT = (  # of a symbol's state, beside its bar
     "accumulated_volume",
     "volume_before",
     "first_open",
@@ -28,6 +31,7 @@ _KEPT = (
     "official_open",
     "open_final",
 )
+_kept = attrgetter(*_KEPT)
 _DUMP_STEP = 500  # symbols a step: about 1 ms
 
 
@@ -36,7 +40,7 @@ class EnrichedQuote(Analyzer):
 
     name: ClassVar[str] = "enriched_quote"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
-    flush_seconds: ClassVar[float] = 0.01
+    flush_seconds: ClassVar[float] = 0.02
 
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)
@@ -83,6 +87,6 @@ def _dump(state: SymbolState) -> list[Any]:
     assert state.kind is not None
     return [
         _KIND_NAMES[state.kind],
-        [getattr(state.bar, name) for name in _BAR_FIELDS],
-        [getattr(state, name) for name in _KEPT],
+        msgspec.structs.astuple(state.bar),  # type: ignore[arg-type]  # whoever has no bar is not dumped
+        _kept(state),
     ]

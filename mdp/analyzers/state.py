@@ -52,32 +52,73 @@ LATE = 2  # older than the newest
 IGNORED = 3  # of another day, not admitted, or a minute where seconds count
 
 
-class SymbolState(msgspec.Struct, gc=False):
-    """One symbol today. `gc=False`: it refers to scalars and structs that cannot refer back.
+class SymbolState:
+    """One symbol today.
 
-    What every bar needs comes first, so that it lies together in memory: with thousands of symbols, most
-    of a bar's cost is waiting for memory. `session`, `high`, `low`, `range` are `DailyRange`'s to write,
-    the rest `Market`'s.
+    A plain class with slots, because a struct's fields cost several times as much to set. `session`,
+    `high`, `low`, `range` are `DailyRange`'s to write, the rest is `Market`'s.
+
+    Attributes:
+        symbol: Its name.
+        reference: A `Reference`.
+        kind: Class of the bars that count: seconds win over minutes.
+        start: Of the newest bar, ms.
+        until: End of the session of the newest bar, ms; 0 before the first.
+        bar: The newest bar; None for a symbol of which only the range was restored.
+        accumulated_volume: Never goes back within a trading day.
+        open_final: Nothing more to learn about the open until the next reset.
+        other: The last bar of all, where that is not the newest (late, or a minute's).
+        session: Index of the newest bar's session; -1 before the first.
+        high, low: Of that session.
+        volume_before: Accumulated before the newest bar, for feeds without `av`.
+        first_open, first_start: `open` and start of the trading day's first bar; 0 where after 09:30.
+        regular_open, regular_start: The same of the first bar from 09:30 on; 0 before.
+        official_open: `op`, once it was sent; 0 before.
+        range: What else `DailyRange` knows.
     """
 
-    symbol: str
-    reference: Any  # Reference
-    kind: type | None = None  # class of the bars that count: seconds win over minutes
-    start: Number = 0  # of the newest bar, ms
-    bar: Aggregate | None = None  # the newest bar; None for a symbol of which only the range was restored
-    accumulated_volume: Number = 0  # never goes back within a trading day
-    open_final: bool = False  # nothing more to learn about the open until the next reset
-    other: Aggregate | None = None  # the last bar of all, where that is not the newest (late, or a minute's)
-    session: int = -1  # index of the newest bar's session; -1 before the first
-    high: Number = 0  # of that session
-    low: Number = 0
-    volume_before: Number = 0  # accumulated before the newest bar, for feeds without `av`
-    first_open: Number = 0  # `open` of the trading day's first bar; 0 where that began after 09:30
-    first_start: Number = 0  # start of that bar, ms
-    regular_open: Number = 0  # `open` of the first bar from 09:30 on; 0 before
-    regular_start: Number = 0  # start of that bar, ms
-    official_open: Number = 0  # `op`, once it was sent; 0 before
-    range: Any = None  # what else DailyRange knows
+    __slots__ = (
+        "accumulated_volume",
+        "bar",
+        "first_open",
+        "first_start",
+        "high",
+        "kind",
+        "low",
+        "official_open",
+        "open_final",
+        "other",
+        "range",
+        "reference",
+        "regular_open",
+        "regular_start",
+        "session",
+        "start",
+        "symbol",
+        "until",
+        "volume_before",
+    )
+
+    def __init__(self, symbol: str, reference: Any) -> None:
+        self.symbol = symbol
+        self.reference: Any = reference
+        self.kind: type | None = None
+        self.start: Number = 0
+        self.until: Number = 0
+        self.bar: Aggregate | None = None
+        self.accumulated_volume: Number = 0
+        self.open_final = False
+        self.other: Aggregate | None = None
+        self.session = -1
+        self.high: Number = 0
+        self.low: Number = 0
+        self.volume_before: Number = 0
+        self.first_open: Number = 0
+        self.first_start: Number = 0
+        self.regular_open: Number = 0
+        self.regular_start: Number = 0
+        self.official_open: Number = 0
+        self.range: Any = None
 
 
 class QuoteRow(msgspec.Struct, gc=False):
@@ -130,10 +171,10 @@ class Market:
         self.include_otc = include_otc
         self.revision = 0  # grows whenever a row may have changed
         self.referred = 0  # grows when reference values came
-        #: The batch of aggregates at hand: for each bar the state of its symbol (None: not admitted) and
-        #: its place among the symbol's bars (`NEXT` ...).
-        self.states: list[SymbolState | None] = []
-        self.places: list[int] = []
+        #: Of the batch of aggregates at hand, in order: the bars that say something new about a symbol's
+        #: range or place in time, with the symbol's state and the bar's place. All others are the next
+        #: of their symbol, in the session of the one before, and within that session's range.
+        self.notable: list[tuple[Aggregate, SymbolState, int]] = []
         #: Bars that count for nothing, by reason. Read by metrics.
         self.refused = {
             "other_day": 0, "otc": 0, "not_a_symbol": 0, "too_many_symbols": 0, "seconds_win": 0
@@ -147,27 +188,29 @@ class Market:
     def start_day(self) -> None:
         """Forget yesterday's symbols."""
         self.symbols.clear()
-        self.states, self.places = [], []
+        self.notable = []
         self.revision += 1
 
     def take(self, bars: list[Aggregate]) -> None:
         """Take a batch of bars: the one place that applies the rules of late and repeated bars.
 
-        Fills `states` and `places` for the analyzers.
+        Fills `notable` for the analyzers.
         """
+        self.notable = notable = []
         day = self.clock.day
-        states: list[SymbolState | None] = []
-        places = [NEXT] * len(bars)
-        self.states, self.places = states, places
         if day is None:  # not a single time that a market can have
-            states.extend([None] * len(bars))
+            self.refused["other_day"] += len(bars)
             return
-        end = day.end_ms
         get = self.symbols.get
         for bar in bars:
             state = get(bar.symbol)
             start = bar.start_timestamp
-            if state is not None and start > state.start and bar.__class__ is state.kind and start < end:
+            if (
+                state is not None
+                and start > state.start
+                and bar.__class__ is state.kind
+                and start < state.until
+            ):
                 state.start = start
                 state.bar = bar
                 volume = bar.accumulated_volume
@@ -180,9 +223,15 @@ class Market:
                     self._learn_open(state, bar, day)
                 if state.other is not None:
                     state.other = None
+                if bar.high > state.high or bar.low < state.low:
+                    notable.append((bar, state, NEXT))
             else:
-                state, places[len(states)] = self._unusual(bar, state, day)
-            states.append(state)
+                state, place = self._unusual(bar, state, day)
+                if state is not None and place != IGNORED:
+                    notable.append((bar, state, place))
+        for _, state, _ in notable:
+            if not state.until:
+                state.until = day.session_end(state.start)
         self.revision += 1
 
     def _unusual(
@@ -222,25 +271,17 @@ class Market:
             if place == NEXT:
                 state.start = start
                 state.volume_before = state.accumulated_volume
-            else:
-                self._take_back(state, bar)
             if volume is None:  # sent again, its own volume is in the sum already
                 volume = state.volume_before + (bar.volume or 0)
             state.bar = bar
             state.other = None
+            # `high` and `low` may be of another session now, or shrink: all further bars of this batch
+            # are notable, lest they are compared with what is no longer true.
+            state.until = 0
             self._learn_open(state, bar, day)
         if volume > state.accumulated_volume:
             state.accumulated_volume = volume
         return state, place
-
-    @staticmethod
-    def _take_back(state: SymbolState, bar: Aggregate) -> None:
-        """The newest bar comes again: take its volume back first, and none that came from elsewhere."""
-        before = None if state.bar is None else state.bar.accumulated_volume
-        if before is None and bar.accumulated_volume is None:
-            state.accumulated_volume = state.volume_before
-        elif before == state.accumulated_volume and bar.accumulated_volume is not None:
-            state.accumulated_volume = bar.accumulated_volume
 
     def _learn_open(self, state: SymbolState, bar: Aggregate, day: TradingDay) -> None:
         start = bar.start_timestamp

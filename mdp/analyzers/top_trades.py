@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Any, ClassVar
 
-import msgspec
-
 from mdp.analyzers.base import Analyzer, EventBatch, Output
 from mdp.analyzers.state import Market
 from mdp.events import TRADES, Number
@@ -26,15 +24,25 @@ _TOP = 100
 _STEP = 100  # symbols worked out in one step: about 4 ms with full windows
 
 
-class Window(msgspec.Struct, gc=False):
-    """The last `WINDOW` trades of a symbol, in order of arrival."""
+class Window:
+    """The last `WINDOW` trades of a symbol, in order of arrival.
 
-    sizes: array[float]
-    times: array[float]
-    at: int = 0  # where the next trade goes once the window is full
-    price: Number = 0  # of the trade that arrived last, like `exchange`; its time is in `times`
-    exchange: Number | None = None
-    stats: dict[str, Any] | None = None  # of what is in the window; None: work it out anew
+    Attributes:
+        sizes, times: Of the trades; doubles.
+        at: Where the next trade goes once the window is full.
+        price, exchange: Of the trade that arrived last; its time is in `times`.
+        stats: Of what is in the window; None: to be worked out anew.
+    """
+
+    __slots__ = ("at", "exchange", "price", "sizes", "stats", "times")
+
+    def __init__(self) -> None:
+        self.sizes = array("d")
+        self.times = array("d")
+        self.at = 0
+        self.price: Number = 0
+        self.exchange: Number | None = None
+        self.stats: dict[str, Any] | None = None
 
     @property
     def last_ms(self) -> float:
@@ -106,7 +114,7 @@ class TopTrades(Analyzer):
         if not is_symbol(symbol):
             self.ignored["not_a_symbol"] += 1
             return None
-        window = self._windows[symbol] = Window(array("d"), array("d"))
+        window = self._windows[symbol] = Window()
         return window
 
     def flush(self) -> Iterator[None] | None:

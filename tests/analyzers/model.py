@@ -43,6 +43,7 @@ class Symbol:
         self.opens: dict[str, tuple[int, Any]] = {}  # "pre_market" or "regular" -> (start, open)
         self.op: Any = 0
         self.volume: Any = 0
+        self.before: Any = 0  # without the newest bar, where the feed does not sum up
 
     def extreme(self, session: str, side: str) -> Any:
         bars = [b for b in (*self.settled, self.newest) if b and session_of(b["s"]) == session]
@@ -88,18 +89,19 @@ class Model:
         before = {side: known.extreme(session, side) for side in ("high", "low")} if session else {}
         if known.newest and b["s"] < known.newest["s"] and not first_second:
             known.settled.append(b)  # late: range and volume, in silence
-            known.volume = max(known.volume, b["av"]) if "av" in b else known.volume + b.get("v", 0)
+            if "av" in b:
+                known.volume = max(known.volume, b["av"])
+            else:
+                known.volume += b.get("v", 0)
+                known.before += b.get("v", 0)
             return
         replaces = bool(known.newest) and b["s"] == known.newest["s"] and not first_second
-        if replaces and "av" not in b:
-            known.volume += b.get("v", 0) - known.newest.get("v", 0)
-        elif replaces:
-            others = [x["av"] for x in known.settled]
-            known.volume = max([b["av"], *others])
-        else:
-            known.volume = max(known.volume, b["av"]) if "av" in b else known.volume + b.get("v", 0)
+        if not replaces:
+            known.before = known.volume
             if known.newest:
                 known.settled.append(known.newest)
+        # The day's volume never goes back, not even by a correction.
+        known.volume = max(known.volume, b["av"] if "av" in b else known.before + b.get("v", 0))
         known.kind = b["ev"]
         known.newest = b
         part = "pre_market" if session == "pre_market" else "regular"

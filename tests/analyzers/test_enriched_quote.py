@@ -130,15 +130,18 @@ def test_a_late_bar_adds_volume_alone() -> None:
 
 
 def test_the_newest_bar_sent_again_replaces_itself() -> None:
-    """Every field, the volume too; what a late bar brought meanwhile stays."""
+    """Every field of the bar; but the day's accumulated volume never goes back."""
     rig = rig_at(at(12))
     rig.send(bar("AAA", at(12), 10, av=500, v=50, a=9.5), bar("BBB", at(12), 10, v=50))
     rig.send(bar("AAA", at(12), 11, av=480, v=30), bar("BBB", at(12), 11, v=30))
     row = rig.get("quote:AAA")
-    assert (row["close"], row["volume"], row["accumulated_volume"], row["aggregate_vwap"]) == (11, 30, 480, 0)
-    assert rig.get("quote:BBB")["accumulated_volume"] == 30
+    assert (row["close"], row["volume"], row["accumulated_volume"], row["aggregate_vwap"]) == (11, 30, 500, 0)
+    assert rig.get("quote:BBB")["accumulated_volume"] == 50
     rig.send(bar("BBB", at(11), 9, v=5), bar("BBB", at(12), 11, v=40))
-    assert rig.get("quote:BBB")["accumulated_volume"] == 45
+    assert rig.get("quote:BBB")["accumulated_volume"] == 55
+    rig.send(bar("AAA", at(12), 11, av=520), bar("BBB", at(12), 11, v=60))
+    assert rig.get("quote:AAA")["accumulated_volume"] == 520
+    assert rig.get("quote:BBB")["accumulated_volume"] == 65
 
 
 def test_seconds_win_over_minutes() -> None:
