@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdp import __version__
@@ -73,7 +72,7 @@ class AppControls:
         listener = self._app.listener
         if listener.recorder is not None and listener.recorder.active:
             raise ValueError(f"a recording runs already: {listener.recorder.path}")
-        recorder = Recorder(Path(path).expanduser())
+        recorder = Recorder(path)
         try:
             await recorder.start()
         except (RecorderError, OSError) as exc:

@@ -323,7 +323,7 @@ _PAYLOAD_FIELDS[MinuteAggregate] = ("AM", _AGGREGATE_FIELDS)
 
 
 def payload(event: Any) -> dict[str, Any]:
-    """The event as clients get it (`design.md` section 5): `event_type`, then every field, null if absent."""
+    """The event as clients get it (`design.md` section 5): `event_type`, then all fields, null if absent."""
     if isinstance(event, Unknown):
         return {
             "event_type": UNKNOWN,

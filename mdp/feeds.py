@@ -130,7 +130,7 @@ def match(pattern: str) -> tuple[Target, ...]:
 
 
 def _match_family(segments: list[str], family: Family) -> str | Literal[False] | None:
-    """The symbol a pattern names in a family (None for all, "" without hole), or False where it names none."""
+    """The symbol a pattern names in a family (None: all, "" without hole), or False where it names none."""
     template = family.name.split(":")
     filling: str | None = "" if not family.hole else None
     if family.hole and len(segments) > len(template):

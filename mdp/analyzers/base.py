@@ -51,7 +51,7 @@ class Output(Protocol):
         """A new value of a feed for those who subscribe. Call it only for what is wanted."""
 
     def emit(self, family: Family, symbol: str, value: Any, *, journal: bool = False) -> None:
-        """An event: kept in its list (or as the last value), and published. With `journal` it survives a kill."""
+        """An event: kept in its list or as last value, and published; with `journal` it survives a kill."""
 
     def journal(self, analyzer: str, record: Any) -> None:
         """Write a record (msgpack-able) before this batch's results leave; `Analyzer.replay` gets it back."""
@@ -78,7 +78,7 @@ class Analyzer:
         self.out = out
 
     def process(self, batch: EventBatch) -> None:
-        """Take a batch of one of `queues`. What it raises is counted and costs the batch for this analyzer only."""
+        """Take a batch of one of `queues`. What it raises costs this analyzer the batch, and is counted."""
 
     def flush(self) -> Iterator[None] | None:
         """Publish what is due. A generator does it in steps and gives the loop back at each `yield`."""

@@ -53,7 +53,7 @@ class Changes:
             if state is None:
                 continue
             held = seen.get(symbol)
-            # A bar sent again is another object; `seen` keeps the old one, so that no new one takes its place.
+            # A bar sent again is another object; `seen` keeps the old one, so its address is not reused.
             if held is None or held[0] is not state.bar or held[1:] != _rest(state):
                 seen[symbol] = (state.bar, *_rest(state))
                 changed.append(symbol)

@@ -33,7 +33,7 @@ class _Board(msgspec.Struct):
     cut: float = _ALL  # key of the last place ranked
     revision: int = -1  # of the market when `rows` were ranked
     published: int = -1  # of the market when subscribers got rows last
-    rows: list[BoardRow] = []  # noqa: RUF012 - msgspec makes a new one for each
+    rows: list[BoardRow] = []
 
 
 class Leaderboards(Analyzer):

@@ -36,7 +36,7 @@ class _Subscription:
 
 
 class MemoryBus:
-    """Delivers in the publisher's own step; what a sink raises is the sink's defect and goes to its publisher."""
+    """Delivers in the publisher's own step; what a sink raises goes to its publisher."""
 
     def __init__(self, epoch: int | None = None) -> None:
         self.epoch = int(time.time() * 1000) if epoch is None else epoch

@@ -94,8 +94,8 @@ class ScannerStage:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-            while any([self.step(slot) for slot in self._slots]):
-                await asyncio.sleep(0)
+            for slot in self._slots:
+                await self._work_off(slot)
 
     def health(self) -> Health:
         if self._task is None or self._task.done():
@@ -129,5 +129,8 @@ class ScannerStage:
         while True:
             await asyncio.sleep(_PERIOD_SECONDS)
             for slot in self._slots:
-                while self.step(slot):
-                    await asyncio.sleep(0)
+                await self._work_off(slot)
+
+    async def _work_off(self, slot: _Slot) -> None:
+        while self.step(slot):
+            await asyncio.sleep(0)

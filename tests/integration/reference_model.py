@@ -174,9 +174,7 @@ class Model:
         symbol = self.symbols[name]
         return {
             f"{shown}_{side}": self._extreme(symbol, session, side)
-            for session, shown in zip(
-                SESSIONS, ("pre_market", "regular_session", "after_hours"), strict=True
-            )
+            for session, shown in zip(SESSIONS, ("pre_market", "regular_session", "after_hours"), strict=True)
             for side in ("high", "low")
         }
 

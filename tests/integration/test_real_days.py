@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,19 +146,19 @@ class Replayed:
 
 
 @pytest.fixture(scope="module")
-def minutes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
+def minutes(tmp_path_factory: pytest.TempPathFactory) -> Replayed:
     """99 symbols' minute bars of 2025-01-27."""
     path = recording("us-99-minute-2025-01-27.frames.gz")
     with gzip.open(DATA / "us-99-minute-2025-01-27.reference.json.gz", "rt") as file:
         reference = json.load(file)
-    yield Replayed(tmp_path_factory.mktemp("minutes"), path, reference)
+    return Replayed(tmp_path_factory.mktemp("minutes"), path, reference)
 
 
 @pytest.fixture(scope="module")
-def ticks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
+def ticks(tmp_path_factory: pytest.TempPathFactory) -> Replayed:
     """Trades, quotes and second bars of four symbols of 2013-10-07."""
     path = recording("ticks-4-2013-10-07.frames.gz")
-    yield Replayed(tmp_path_factory.mktemp("ticks"), path, {})
+    return Replayed(tmp_path_factory.mktemp("ticks"), path, {})
 
 
 def agree(got: dict[str, Any], expected: dict[str, Any], where: str) -> None:
