@@ -70,6 +70,7 @@ class DailyRange(Analyzer):
         self._bounds: tuple[tuple[int, int], ...] = ()  # of the day's sessions, ms
         self._day: TradingDay | None = None
         self._changed: dict[str, SymbolState] = {}  # in this batch
+        self._volume: Number = 0  # the day's volume as of the bar at hand
         self._changes = Changes(market, out.interest(DAILY_RANGE))
         out.provide(DAILY_RANGE, self.payload)
 
@@ -80,7 +81,8 @@ class DailyRange(Analyzer):
             return
         if day is not self._day:
             self._set_day(day)
-        for bar, state, place in market.notable:
+        for bar, state, place, volume in market.notable:
+            self._volume = volume
             at = self._session_index(bar.start_timestamp)
             if at < 0:
                 continue
@@ -209,7 +211,7 @@ class DailyRange(Analyzer):
 
     def _alert(self, state: SymbolState, bar: Aggregate, side: str, price: Number, previous: Number) -> None:
         alert = Alert(
-            *self.market.values(state, bar),  # the batch may hold newer bars of the symbol already
+            *self.market.values(state, bar, self._volume),  # the batch may hold newer bars already
             session=_SESSIONS[state.session],
             direction=side,
             price=price,

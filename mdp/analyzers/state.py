@@ -172,9 +172,10 @@ class Market:
         self.revision = 0  # grows whenever a row may have changed
         self.referred = 0  # grows when reference values came
         #: Of the batch of aggregates at hand, in order: the bars that say something new about a symbol's
-        #: range or place in time, with the symbol's state and the bar's place. All others are the next
+        #: range or place in time, with the symbol's state, the bar's place and the day's volume at that
+        #: moment. All others are the next
         #: of their symbol, in the session of the one before, and within that session's range.
-        self.notable: list[tuple[Aggregate, SymbolState, int]] = []
+        self.notable: list[tuple[Aggregate, SymbolState, int, Number]] = []
         #: Bars that count for nothing, by reason. Read by metrics.
         self.refused = {
             "other_day": 0, "otc": 0, "not_a_symbol": 0, "too_many_symbols": 0, "seconds_win": 0
@@ -224,12 +225,12 @@ class Market:
                 if state.other is not None:
                     state.other = None
                 if bar.high > state.high or bar.low < state.low:
-                    notable.append((bar, state, NEXT))
+                    notable.append((bar, state, NEXT, state.accumulated_volume))
             else:
                 state, place = self._unusual(bar, state, day)
                 if state is not None and place != IGNORED:
-                    notable.append((bar, state, place))
-        for _, state, _ in notable:
+                    notable.append((bar, state, place, state.accumulated_volume))
+        for _, state, _, _ in notable:
             if not state.until:
                 state.until = day.session_end(state.start)
         self.revision += 1
@@ -345,19 +346,21 @@ class Market:
         state = self.symbols.get(symbol)
         return None if state is None or state.bar is None else QuoteRow(*self.values(state))
 
-    def values(self, state: SymbolState, bar: Aggregate | None = None) -> tuple[Any, ...]:
+    def values(
+        self, state: SymbolState, bar: Aggregate | None = None, volume: Number | None = None
+    ) -> tuple[Any, ...]:
         """The fields of `QuoteRow` in their order.
 
         Args:
             state: Of a symbol that has a bar.
             bar: As of which of its bars; None: the newest.
+            volume: The day's volume then; None: now.
         """
-        volume = state.accumulated_volume
         if bar is None:
             bar = state.bar
             assert bar is not None
-        elif bar is not state.bar and bar.accumulated_volume is not None:
-            volume = bar.accumulated_volume
+        if volume is None:
+            volume = state.accumulated_volume
         ref = state.reference
         close = bar.close
         previous = ref.prev_day_close

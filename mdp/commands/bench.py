@@ -50,7 +50,7 @@ def bench() -> None:
 @click.option("--warmup", default=5.0, show_default=True, help="Seconds before that.")
 @click.option(
     "--credit-bytes",
-    default=4 * 1024 * 1024,
+    default=8 * 1024 * 1024,
     show_default=True,
     help="Sent and not processed, at most, in closed mode; 0: TCP alone decides.",
 )

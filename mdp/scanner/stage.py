@@ -132,5 +132,5 @@ class ScannerStage:
                 await self._work_off(slot)
 
     async def _work_off(self, slot: _Slot) -> None:
-        while self.step(slot):
+        while self.step(slot):  # noqa: ASYNC110 - a turn for the others, nothing is awaited
             await asyncio.sleep(0)
