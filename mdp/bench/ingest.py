@@ -9,6 +9,7 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from mdp.app import spare_the_collector
 from mdp.bench import options as checked
 from mdp.bench import report, suite
 from mdp.bench.options import IngestOptions
@@ -38,6 +39,7 @@ def main(options: IngestOptions, console: Console | None = None) -> int:
             return _compare(options, console)
         from mdp.bench import measure  # the whole application; the parent of a suite does without
 
+        spare_the_collector()  # as `mdp run` does
         result = uvloop.run(measure.run(options))
     except BenchError as exc:
         console.print(f"mdp bench ingest: {exc}")
