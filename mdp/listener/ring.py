@@ -61,6 +61,11 @@ class RawRing:
         """Arrival of the frame that waits longest."""
         return self._frames[0][0] if self._frames else None
 
+    @property
+    def newest(self) -> tuple[int, Frame] | None:
+        """The frame that was read last, with its arrival, while it waits."""
+        return self._frames[-1] if self._frames else None
+
     def append(self, frame: Frame, arrival_ns: int) -> None:
         """Keep a frame, shedding the oldest where it does not fit. Never waits."""
         size = len(frame)
