@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -328,9 +329,17 @@ def test_a_folder_that_cannot_be_written_costs_the_snapshot_only(tmp_path: Path)
     assert store.snapshots == 0
 
 
-def _limit(size: int) -> None:
-    """No file of this process may grow beyond that: what a full disk looks like."""
+@contextlib.contextmanager
+def _limit(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond that: what a full disk looks like.
+
+    It ends within the test: what pytest prints may go to a file, too.
+    """
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.fixture
@@ -340,7 +349,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(logging.Logger, "error", lambda *_args, **_fields: None)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     signal.signal(signal.SIGXFSZ, before)
 
 
@@ -350,10 +358,9 @@ def test_a_full_disk_loses_what_did_not_fit_and_nothing_else(tmp_path: Path) -> 
     store = store_at(tmp_path)
     store.open()
     store.write([["s", "probe", "before"]])
-    _limit(the(tmp_path, "journal").stat().st_size + 20)
-    store.write([["s", "probe", "x" * 500]])
+    with _limit(the(tmp_path, "journal").stat().st_size + 20):
+        store.write([["s", "probe", "x" * 500]])
     assert store.errors == 1
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     store.write([["s", "probe", "after"]])
     store.close()
 
@@ -368,9 +375,10 @@ def test_a_snapshot_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None
     store = store_at(tmp_path)
     save(store, ["a", "probe", "old"])
     store.write([["s", "probe", "since"]])
-    _limit(2_000)
-    assert not save(store, ["a", "probe", "x" * 5_000])
-    store.write([["s", "probe", "after"]])
+    with _limit(2_000):
+        saved = save(store, ["a", "probe", "x" * 5_000])
+        store.write([["s", "probe", "after"]])
+    assert not saved
     store.close()
 
     restored = reopened(tmp_path)
@@ -385,9 +393,9 @@ def test_a_journal_that_cannot_be_begun_leaves_the_one_before_in_use(tmp_path: P
     """No snapshot may then declare the journal that goes on to be old."""
     store = store_at(tmp_path)
     save(store, ["a", "probe", "old"])
-    _limit(10)
-    assert not save(store, ["a", "probe", "new"])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with _limit(10):
+        saved = save(store, ["a", "probe", "new"])
+    assert not saved
     store.write([["s", "probe", "since"]])
     store.close()
 
