@@ -37,6 +37,8 @@ class Engine:
     ) -> None:
         self.market = market
         self.results = results
+        #: Newest time of all events since somebody (`RewindWatch`) set it to 0, accepted by the clock or not.
+        self.newest_ms: float = 0
         self.guards = [Guard(analyzer, max_failures=max_failures) for analyzer in analyzers]
         self._by_queue: dict[str, list[Guard]] = {}
         for guard in self.guards:
@@ -66,6 +68,8 @@ class Engine:
             if newest >= _NOT_MS:
                 newest = _normalise(events, "timestamp")
             changed = market.clock.observe(newest, ((e.symbol, e.timestamp) for e in events))
+        if newest > self.newest_ms:
+            self.newest_ms = newest
         if changed:
             self._new_day()
         day = market.clock.day
