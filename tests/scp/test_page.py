@@ -90,6 +90,7 @@ async def test_the_page_shows_the_market_at_once_and_without_complaint(tmp_path:
             assert shown == [entry["symbol"] for entry in env.market.board(family)[:25]]
         await env.page.until("document.querySelectorAll('#alerts li').length === 9")
         await env.page.until("document.querySelectorAll('#halts li').length === 2")
+        assert await env.page.evaluate("document.querySelector('#halts').closest('section').offsetHeight") > 0
         status = await env.page.evaluate(
             "['session', 'feed-state', 'lag', 'events', 'symbols', 'new-highs', 'new-lows', 'market-time']"
             ".map((id) => document.getElementById(id).textContent)"
@@ -129,10 +130,11 @@ async def test_rows_change_in_place(tmp_path: Path) -> None:
 
 
 async def test_payloads_with_holes_or_markup_do_no_harm(tmp_path: Path) -> None:
-    """Missing fields show as a dash, texts are texts, and the page goes on."""
+    """Missing fields show as a dash, texts are texts, no halts show no panel, and the page goes on."""
     async with stack(tmp_path / "profile") as env:
         await env.open()
         await env.page.until(f"{STATE} === 'live'")
+        assert await env.page.evaluate("document.querySelector('#halts').closest('section').offsetHeight") == 0
         evil = "<img src=x onerror=alert(1)>"
         env.bus.publish(feeds.MARKET_STATUS, "", {"session": evil})
         env.bus.publish(feeds.HOD_ALERT, "", {"direction": "high", "symbol": evil, "note": evil})

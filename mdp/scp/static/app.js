@@ -199,6 +199,12 @@ function haltLine(item) {
 const alerts = new Ticker($("alerts"), ALERTS, alertLine);
 const halts = new Ticker($("halts"), HALTS, haltLine);
 
+/** The panel shows once there is a halt: an analyzer that finds them need not be installed. */
+function addHalt(item) {
+  halts.add(item);
+  $("halts").closest("section").hidden = false;
+}
+
 // ---- Header
 
 function showStatus(status) {
@@ -246,7 +252,7 @@ let key = sessionStorage.getItem("mdp-key") ?? "";
 function onOther(payload) {
   if (payload === null || typeof payload !== "object" || Array.isArray(payload)) return;
   if ("direction" in payload) alerts.add(payload);
-  else if ("symbol" in payload) halts.add(payload);
+  else if ("symbol" in payload) addHalt(payload);
   else showStatus(payload);
 }
 
@@ -254,8 +260,8 @@ function onOtherGet(cache, data) {
   if (cache === "market:status") {
     if (data !== null) showStatus(data);
   } else if (Array.isArray(data)) {
-    const ticker = cache === "halts" ? halts : alerts;
-    for (const item of data) if (item !== null && typeof item === "object") ticker.add(item);
+    const add = cache === "halts" ? addHalt : (item) => alerts.add(item);
+    for (const item of data) if (item !== null && typeof item === "object") add(item);
   }
 }
 
