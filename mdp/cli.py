@@ -110,11 +110,12 @@ def config_command(check: bool, config_path: str | None, flags: Mapping[str, obj
     loaded = load_or_refuse(config_path, flags)
     for warning in loaded.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    if check:
-        click.echo("configuration ok")
-        return
     from mdp.commands import show_config
 
+    if check:
+        show_config.load_parts(loaded.config)
+        click.echo("configuration ok")
+        return
     if sys.stdout.isatty():
         show_config.print_table(loaded)
     else:

@@ -202,6 +202,15 @@ def test_a_refusal_goes_to_standard_error() -> None:
 # --- config ---
 
 
+@pytest.mark.parametrize("key", ["analyzers", "scanners"])
+def test_config_check_finds_parts_that_do_not_load(key: str) -> None:
+    """A name that `mdp run` would refuse is refused here, too, with the names that there are."""
+    result = mdp("config", "--check", environ={f"MDP_PROCESSOR_{key.upper()}": '["no_such_part"]'})
+    assert result.exit_code == 2
+    assert result.output.startswith(f'Error: mdp.{key}: found "no_such_part"; allowed: ')
+    assert result.output.count("\n") == 1
+
+
 def test_config_check_says_ok() -> None:
     """And nothing else."""
     result = mdp("config", "--check")

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mdp.config import masked_value
+from mdp import plugins
+from mdp.commands.common import Refused
+from mdp.config import Config, masked_value
 from mdp.config_load import KEYS, Loaded, value_of
 
 
@@ -27,6 +29,24 @@ def as_text(loaded: Loaded) -> str:
             section = name
         lines.append(f"{field} = {_toml(value)}  # {source}")
     return "\n".join(lines)
+
+
+def load_parts(config: Config) -> None:
+    """Load the analyzers and scanners that the configuration names, as `mdp run` would.
+
+    Raises:
+        Refused: One of them is not there, or does not load.
+    """
+    from mdp.analyzers.base import Analyzer
+    from mdp.scanner.base import Scanner
+
+    try:
+        for name in config.processor.analyzers:
+            plugins.load("mdp.analyzers", name, Analyzer)
+        for name in config.processor.scanners:
+            plugins.load("mdp.scanners", name, Scanner)
+    except plugins.PluginError as error:
+        raise Refused(str(error)) from None
 
 
 def print_table(loaded: Loaded) -> None:
