@@ -191,7 +191,8 @@ class App:
                 await stage.start()
             except OSError as exc:
                 await self.stop()
-                raise StartError(f"{stage.name}: {exc.strerror or exc}") from None
+                reason = str(exc.strerror or exc).removeprefix(f"{stage.name}: ")
+                raise StartError(f"{stage.name}: {reason}") from None
             self._started.append(stage)
         if self.market.clock.now_ms:
             self.rewind.restored()

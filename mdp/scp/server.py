@@ -7,14 +7,11 @@ import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
-import structlog
 from aiohttp import web
 
 from mdp.cache.base import encode_json
 from mdp.config import ScpConfig
 from mdp.stage import Health
-
-log = structlog.get_logger(__name__)
 
 #: Everything the page is made of, by path. A fixed list: no path of a request reaches the file system.
 _PAGES: dict[str, tuple[str, str]] = {
@@ -73,7 +70,6 @@ class ControlPlane:
             self._runner = None
             raise
         self.port = self._runner.addresses[0][1]
-        log.info("scp_listening", host=self._config.host, port=self.port)
 
     async def stop(self) -> None:
         """Stop accepting; requests being answered have half a second."""

@@ -107,7 +107,6 @@ class WidgetDataService:
         self.port = self._runner.addresses[0][1]
         self._hub.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="wds-sweep")
-        log.info("wds_listening", host=self._config.host, port=self.port, auth=self._config.auth_enabled)
 
     async def stop(self) -> None:
         """Send what is due, say goodbye to all clients at once, cut those that do not answer."""
