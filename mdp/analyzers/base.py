@@ -21,7 +21,7 @@ from mdp.sessions import TradingDay
 
 
 class EventBatch(Protocol):
-    """What an analyzer gets: events in order of arrival, and the symbols they touch."""
+    """What an analyzer gets: events in order of arrival, never none, and the symbols they touch."""
 
     events: list[Any]
     sources: Sequence[tuple[int, str | bytes]]  # (arrival ns, frame) of each frame, oldest first
@@ -45,19 +45,28 @@ class Output(Protocol):
     """Where results go. Nothing leaves before the batch is through: the journal is written first."""
 
     def interest(self, family: Family) -> Wanted:
-        """Who wants what of a family; ask once, look often."""
+        """Who wants what of a family, now and later: ask once, look often."""
 
     def publish(self, family: Family, symbol: str, value: Any) -> None:
-        """A new value of a feed for those who subscribe. Call it only for what is wanted."""
+        """A new value of a feed for those who subscribe; kept nowhere (see `provide`).
+
+        Call it only for what is wanted. `symbol` fills the feed's hole; empty where it has none.
+        """
 
     def emit(self, family: Family, symbol: str, value: Any, *, journal: bool = False) -> None:
-        """An event: kept in its list or as last value, and published; with `journal` it survives a kill."""
+        """An event: kept in its feed's list, or as last value, and published.
+
+        With `journal` it survives a kill.
+        """
 
     def journal(self, analyzer: str, record: Any) -> None:
         """Write a record (msgpack-able) before this batch's results leave; `Analyzer.replay` gets it back."""
 
     def provide(self, family: Family, provider: Callable[[str], Any]) -> None:
-        """Answer `get` for a family from the analyzer's state."""
+        """Answer `get` for a family: `provider(symbol)` gives the value, None where there is none.
+
+        A provider may be a generator, which works in steps as `flush` does and returns the value.
+        """
 
 
 class Analyzer:

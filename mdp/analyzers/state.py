@@ -1,6 +1,7 @@
 """State that analyzers of aggregates share: each symbol's newest bar, day's volume and opens.
 
-`EnrichedQuote` keeps it; boards, ranges and alerts read it. Numbers follow `design.md` section 5.
+`Market.take` keeps it, once for all analyzers, before a batch is handed to them; quotes, boards, ranges
+and alerts read it. Numbers follow `design.md` section 5.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class SymbolState:
     """One symbol today.
 
     A plain class with slots, because a struct's fields cost several times as much to set. `session`,
-    `high`, `low`, `range` are `DailyRange`'s to write, the rest is `Market`'s.
+    `high`, `low`, `range` are `DailyRange`'s to write, the rest is `Market`'s. `EnrichedQuote` and
+    `DailyRange` keep it over a restart.
 
     Attributes:
         symbol: Its name.
@@ -173,21 +175,16 @@ class Market:
         self.referred = 0  # grows when reference values came
         #: Of the batch of aggregates at hand, in order: the bars that say something new about a symbol's
         #: range or place in time, with the symbol's state, the bar's place and the day's volume at that
-        #: moment. All others are the next
-        #: of their symbol, in the session of the one before, and within that session's range.
+        #: moment. All others are the next of their symbol, in the session of the one before, and within
+        #: that session's range.
         self.notable: list[tuple[Aggregate, SymbolState, int, Number]] = []
         #: Bars that count for nothing, by reason. Read by metrics.
         self.refused = {
             "other_day": 0, "otc": 0, "not_a_symbol": 0, "too_many_symbols": 0, "seconds_win": 0
         }  # fmt: skip
 
-    @property
-    def day(self) -> TradingDay | None:
-        """The trading day of the market clock; None before the first event."""
-        return self.clock.day
-
     def start_day(self) -> None:
-        """Forget yesterday's symbols."""
+        """A trading day began: forget yesterday's symbols."""
         self.symbols.clear()
         self.notable = []
         self.revision += 1
@@ -300,7 +297,7 @@ class Market:
             state.open_final = True  # the provider sends the same one all day
 
     def start_session(self) -> None:
-        """At 09:30 opens begin anew: there is a regular one to learn."""
+        """A session began. At 09:30 there is a regular open to learn; at others nothing changes by it."""
         for state in self.symbols.values():
             state.open_final = False
         self.revision += 1

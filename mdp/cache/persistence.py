@@ -63,9 +63,8 @@ class Store:
         self._generation = 0
         self._journal_fd: int | None = None
         self._failed = False
-        self._writing = (
-            threading.Lock()
-        )  # a save that was cancelled may still be writing when the next begins
+        #: A save that was cancelled may still be writing when the next begins.
+        self._writing = threading.Lock()
         self._written = 0  # generation of the newest snapshot written
         self.errors = 0
         self.journal_records = 0
@@ -166,12 +165,6 @@ class Store:
         if self._journal_fd is not None:
             os.close(self._journal_fd)
             self._journal_fd = None
-
-    def discard(self) -> None:
-        """Remove what was kept: it belongs to a market time that is not ours."""
-        for path in (self._snapshot, *self._journals().values()):
-            with contextlib.suppress(OSError):
-                path.unlink()
 
     def _replace(self, chunks: list[bytes], generation: int) -> None:
         """Runs in a thread, one at a time; a newer snapshot is never replaced by an older one."""
