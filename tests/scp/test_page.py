@@ -23,6 +23,7 @@ ROWS = "[...document.querySelectorAll('.board[data-feed=\"{}\"] tbody tr')]"
 GAINERS = ROWS.format("scanners:top_gainers")
 CELLS = f"{GAINERS}.map((row) => [...row.cells].map((cell) => cell.textContent))"
 STATE = "document.getElementById('connection').dataset.state"
+HALTS_HEIGHT = "document.querySelector('#halts').closest('section').offsetHeight"
 
 
 class Stack:
@@ -90,7 +91,7 @@ async def test_the_page_shows_the_market_at_once_and_without_complaint(tmp_path:
             assert shown == [entry["symbol"] for entry in env.market.board(family)[:25]]
         await env.page.until("document.querySelectorAll('#alerts li').length === 9")
         await env.page.until("document.querySelectorAll('#halts li').length === 2")
-        assert await env.page.evaluate("document.querySelector('#halts').closest('section').offsetHeight") > 0
+        assert await env.page.evaluate(HALTS_HEIGHT) > 0
         status = await env.page.evaluate(
             "['session', 'feed-state', 'lag', 'events', 'symbols', 'new-highs', 'new-lows', 'market-time']"
             ".map((id) => document.getElementById(id).textContent)"
@@ -134,7 +135,7 @@ async def test_payloads_with_holes_or_markup_do_no_harm(tmp_path: Path) -> None:
     async with stack(tmp_path / "profile") as env:
         await env.open()
         await env.page.until(f"{STATE} === 'live'")
-        assert await env.page.evaluate("document.querySelector('#halts').closest('section').offsetHeight") == 0
+        assert await env.page.evaluate(HALTS_HEIGHT) == 0
         evil = "<img src=x onerror=alert(1)>"
         env.bus.publish(feeds.MARKET_STATUS, "", {"session": evil})
         env.bus.publish(feeds.HOD_ALERT, "", {"direction": "high", "symbol": evil, "note": evil})
