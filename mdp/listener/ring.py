@@ -39,6 +39,8 @@ class RawRing:
         self, *, max_bytes: int, max_age_ns: int, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         self.counters = RingCounters()
+        #: Off while the feed is no live one (see `mdp.processor.pace`): nobody waits for a replay's news.
+        self.shed_by_age = True
         self._max_bytes = max_bytes
         self._max_age_ns = max_age_ns
         self._clock = clock
@@ -86,12 +88,13 @@ class RawRing:
         if not frames:
             self._wake.clear()
             return None
-        too_old = self._clock() - self._max_age_ns
-        while frames[0][0] < too_old:
-            self._shed()
-            if not frames:
-                self._wake.clear()
-                return None
+        if self.shed_by_age:
+            too_old = self._clock() - self._max_age_ns
+            while frames[0][0] < too_old:
+                self._shed()
+                if not frames:
+                    self._wake.clear()
+                    return None
         item = frames.popleft()
         self._bytes -= len(item[1])
         self.counters.taken_frames += 1

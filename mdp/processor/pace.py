@@ -1,18 +1,15 @@
 """When to read, when to work.
 
 Reading comes first: the provider cuts off whoever reads too slowly. So before each step of decoding
-the loop is given to the reader, for 2 ms at most, until it finds nothing more to read.
+the loop is given to the reader, for 2 ms at most, until it finds nothing more to read; what then waits
+too long, the ring sheds.
 
 With one exception. A source that sends as fast as we read (a replay at full speed) would by that rule
-overflow any buffer. There the right thing is to pause reading and let TCP slow the sender. The two are
-told apart by the market's own time: a live feed that we delay falls behind the wall clock, a replay
-runs ahead of it. As long as the market's time has not fallen behind by more than `BEHIND_MS` against
-the best of the last minute, a backlog pauses the reader; once it has, reading comes first again and
-the ring sheds what is too old.
+overflow any buffer, for nobody's good. It shows by the market's own time, which runs faster than the
+wall clock, as no live feed's can. While it does, a backlog pauses the reader, TCP slows the sender, and
+nothing is too old. A feed that falls behind the wall clock is a live one, whatever it was before.
 
-The time of what is read *now* decides, not of what is decoded now: that may have waited in the ring for
-a second, in which an overloaded feed sends more than the provider lets wait. So a pause is short, and
-after each the newest frame is looked at, without decoding it.
+The time of what is read now decides, not of what is decoded now, which may have waited for a second.
 """
 
 from __future__ import annotations
@@ -26,11 +23,13 @@ from mdp.events import milliseconds
 from mdp.listener.ring import Frame, RawRing
 
 READ_NS = 2_000_000
-HOLD_NS = 150_000_000  # of backlog: pause the reader
+HOLD_NS = 150_000_000  # of backlog: pause the reader of a replay
 RELEASE_NS = 50_000_000
-PAUSE_NS = 50_000_000  # longest pause, before the newest frame is looked at
-BEHIND_MS = 150.0
-STICKY_NS = 10_000_000_000  # a feed that was late when read is taken for a live one for so long
+BEHIND_MS = 150.0  # later than at best by so much: a live feed that we delay
+AHEAD_MS = 20.0  # earlier than ever before by so much: a replay
+STICKY_NS = 10_000_000_000  # for so long it is taken for the one or the other
+LOOK_NS = 10_000_000  # of backlog, from which on the newest frame is looked at
+_NEVER = float("inf")
 _WINDOW_NS = 30_000_000_000
 # `asyncio.wait_for`, in which the official client reads, takes three turns of the loop per frame on 3.11.
 _IDLE_TURNS = 4
@@ -45,12 +44,11 @@ class Pace:
         self._ring = ring
         self._clock = clock
         self._window_ends = 0
-        self._best = self._best_before = float("inf")  # least drift in this window and the one before
+        self._best = self._best_before = _NEVER  # least drift in this window and the one before
         self._market_ms = 0.0  # of what was decoded
         self._newest_ms = 0.0  # of what was read
-        self._late = False
-        self._live_until = 0
-        self._held_ns = 0
+        self._behind_until = 0
+        self._replaying_until = 0
         self.holds = 0  # times the reader was paused
         #: Workers leave the loop to the reader meanwhile. Only where we are behind: each turn of the loop in
         #: which they take a batch is one of the few turns that reading a frame needs.
@@ -58,54 +56,61 @@ class Pace:
 
     @property
     def behind(self) -> bool:
-        """Whether the feed is a live one that we delay."""
-        return self._late or self._clock() < self._live_until
+        """Whether the feed is a live one that we delayed lately."""
+        return self._clock() < self._behind_until
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the market's time ran faster than the wall clock lately."""
+        return self._clock() < self._replaying_until
 
     def note(self, arrival_ns: int, market_ms: float) -> None:
         """What arrived at `arrival_ns` had brought the market clock to `market_ms`."""
         if market_ms < self._market_ms:  # the market began again (a replay): what was before says nothing
             self._best = self._best_before = arrival_ns / 1e6 - market_ms
             self._newest_ms = market_ms
-            self._live_until = 0
+            self._behind_until = 0
         self._market_ms = market_ms
-        self._late = self._judge(arrival_ns, market_ms)
+        if market_ms >= self._newest_ms:  # else what was read since knows better
+            self._judge(arrival_ns, market_ms)
 
-    def _judge(self, arrival_ns: int, market_ms: float) -> bool:
+    def _judge(self, arrival_ns: int, market_ms: float) -> None:
         drift = arrival_ns / 1e6 - market_ms
+        best = min(self._best, self._best_before)
+        if drift - best > BEHIND_MS:
+            self._behind_until = self._clock() + STICKY_NS
+            self._replaying_until = 0
+        elif best - drift > AHEAD_MS and best != _NEVER:
+            self._replaying_until = self._clock() + STICKY_NS
+            self._behind_until = 0
         if arrival_ns >= self._window_ends:
             self._best_before, self._best = self._best, drift
             self._window_ends = arrival_ns + _WINDOW_NS
         elif drift < self._best:
             self._best = drift
-        return drift - min(self._best, self._best_before) > BEHIND_MS
 
     def _look(self) -> None:
         """Judge by the newest frame that was read."""
         newest = self._ring.newest
-        if newest is None:
-            return
-        arrival_ns, frame = newest
-        market_ms = _time_of(frame)
-        if market_ms is None:
+        market_ms = None if newest is None else _time_of(newest[1])
+        if newest is None or market_ms is None:
             return
         # A frame may end with a late event; the clock does not go back for it.
         self._newest_ms = max(self._newest_ms, market_ms)
-        if self._judge(arrival_ns, self._newest_ms):
-            self._late = True
-            self._live_until = self._clock() + STICKY_NS
+        self._judge(newest[0], self._newest_ms)
 
     async def turn(self) -> None:
         """Give the loop to the reader, as the rule says."""
         ring = self._ring
-        now = self._clock()
+        replaying = self.replaying
+        ring.shed_by_age = not replaying
         oldest = ring.oldest_arrival_ns
-        backlog = 0 if oldest is None else now - oldest
+        backlog = 0 if oldest is None else self._clock() - oldest
         if ring.holding:
-            if self.behind or backlog < RELEASE_NS or now - self._held_ns > PAUSE_NS:
+            if not replaying or backlog < RELEASE_NS:
                 ring.release()
-        elif backlog > HOLD_NS and not self.behind:
+        elif backlog > HOLD_NS and replaying:
             ring.hold()
-            self._held_ns = now
             self.holds += 1
         if ring.holding:
             await asyncio.sleep(0)
@@ -117,7 +122,7 @@ class Pace:
             await self._read()
         finally:
             self.reading = False
-        if backlog > RELEASE_NS:
+        if backlog > LOOK_NS:
             self._look()
 
     async def _read(self) -> None:

@@ -371,6 +371,8 @@ async def test_a_hold_never_outlives_what_it_waits_for() -> None:
                 await bench.ring.released()
             await asyncio.sleep(0)
 
+    bench.pace.note(bench.clock.now, 1_000.0)
+    bench.pace.note(bench.clock.now, 2_000.0)  # a second in no time: a replay, which may be held
     bench.feed(frame_of(EVENTS[TRADES]))
     bench.clock.now += HOLD_NS + 1
     await bench.stage.start()

@@ -184,6 +184,27 @@ def test_a_rewind_begins_the_day_afresh() -> None:
     assert rig.get("quote:AAA")["accumulated_volume"] == 1
 
 
+def test_first_prints_of_a_day_wait_for_the_clock_to_enter_it() -> None:
+    """The clock waits for three symbols to agree; whose bars came before that has them all the same: its
+    open, its range, its volume, for who reads and for who subscribed to everything."""
+    rig = Rig()
+    rig.tick(at(19, 59))
+    for symbol in ("AAA", "BBB", "CCC"):
+        rig.send(bar(symbol, at(19, 59), 10, av=5_000))
+    rig.subscribe("quote:*")
+    stray, early = bar("DDD", at(9, 30, day=(2024, 3, 6)), 99, av=9), at(4, day=(2024, 3, 6))
+    rig.send(stray)
+    for index, symbol in enumerate(("AAA", "BBB", "CCC")):
+        rig.send(bar(symbol, early + index * 1_000, 20 + index, av=100 + index))
+    for index, symbol in enumerate(("AAA", "BBB", "CCC")):
+        row = rig.get(f"quote:{symbol}")
+        assert (row["open"], row["accumulated_volume"]) == (20 + index, 100 + index)
+    assert rig.get("quote:DDD") is None
+    rig.send(bar("AAA", early + 3_000, 25, av=110))
+    ranged = rig.get("daily_range:AAA")
+    assert (ranged["pre_market_high"], ranged["pre_market_low"]) == (25, 20)
+
+
 decoder = FrameDecoder()
 number = st.one_of(
     st.integers(-(9 * 10**18), 9 * 10**18),

@@ -24,6 +24,9 @@ class Clock:
         return self.now
 
 
+EPOCH_MS = 1_700_000_000_000
+
+
 class Line:
     """A sender, TCP, our reader and our processing in simulated time; the real `Pace` and ring decide.
 
@@ -56,7 +59,8 @@ class Line:
         if self.ring.holding or not self.due():
             return False
         self.clock.now += self.READ_NS
-        self.ring.append(str(self.sent), self.clock.now)
+        market_ms = EPOCH_MS + round(self.sent * self.market_ms_per_frame)
+        self.ring.append(f'[{{"ev":"T","sym":"A","p":1,"s":1,"t":{market_ms}}}]', self.clock.now)
         self.sent += 1
         return True
 
@@ -82,7 +86,7 @@ class Line:
             while self.clock.now < step_ends and (item := self.ring.take()) is not None:
                 self.clock.now += self.per_frame_ns
                 arrival, frame = item
-                self.pace.note(arrival, int(frame) * self.market_ms_per_frame)
+                self.pace.note(arrival, int(str(frame)[-15:-2]))
             self._watch_hold()
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
@@ -162,7 +166,71 @@ def test_one_slow_second_is_not_held_against_the_next_minutes() -> None:
     pace.note(at + S, 1_400.0)  # 600 ms late
     assert pace.behind
     pace.note(at + 2 * S, 3_000.0)
+    clock.now += rules.STICKY_NS
 
+    assert not pace.behind
+
+
+def test_a_replay_that_was_interrupted_is_not_taken_for_a_live_feed() -> None:
+    """A stall of ours delays a replay, too; but then it gets further ahead than it ever was."""
+    clock = Clock()
+    pace = Pace(RawRing(max_bytes=100, max_age_ns=S, clock=clock), clock)
+    at = clock.now
+    pace.note(at, 1_000.0)
+    pace.note(at + S, 1_400.0)
+    assert pace.behind
+    pace.note(at + S + 300 * MS, 2_400.0)
+
+    assert not pace.behind
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+async def test_the_newest_frame_read_decides(as_bytes: bool) -> None:
+    """However long what is decoded has waited: a feed that is late where it is read is a live one."""
+    clock = Clock()
+    ring = RawRing(max_bytes=1_000_000, max_age_ns=S, clock=clock)
+    pace = Pace(ring, clock)
+
+    def read(late_ms: int) -> None:
+        market_ms = EPOCH_MS + clock.now // MS - late_ms
+        frame = f'[{{"ev":"A","sym":"A", "s": {market_ms},"e":{market_ms + 1000},"dv":"1.0"}}]'
+        ring.append(frame.encode() if as_bytes else frame, clock.now)
+
+    pace.note(clock.now, EPOCH_MS + clock.now // MS)
+    clock.now += rules.HOLD_NS
+    read(-5_000)  # five seconds in a sixth of one
+    clock.now += rules.HOLD_NS + 1
+    await pace.turn()
+    await pace.turn()
+    assert pace.replaying
+    assert ring.holding
+    assert not ring.shed_by_age, "nobody waits for a replay's news"
+    clock.now += 2 * S  # nothing newer comes from it: as late as a live feed that we delay
+    read(-3_000)
+    pace._look()
+    await pace.turn()
+
+    assert pace.behind
+    assert not pace.replaying
+    assert not ring.holding
+    assert ring.shed_by_age
+
+
+def test_frames_without_a_time_at_their_end_decide_nothing() -> None:
+    """Statuses, garbage, other units of time."""
+    clock = Clock()
+    ring = RawRing(max_bytes=1_000_000, max_age_ns=S, clock=clock)
+    pace = Pace(ring, clock)
+    for frame in (
+        "",
+        "[]",
+        '[{"ev":"status","message":"x"}]',
+        b"\xff\xfe",
+        '"t":12',
+        '"t":99999999999999999999999',
+    ):
+        ring.append(frame, clock.now)
+        pace._look()
     assert not pace.behind
 
 
@@ -223,6 +291,7 @@ async def test_a_hold_ends_when_the_backlog_is_worked_off() -> None:
     ring = RawRing(max_bytes=100, max_age_ns=S, clock=clock)
     pace = Pace(ring, clock)
     pace.note(clock.now, 1_000.0)
+    pace.note(clock.now, 2_000.0)  # a second in no time: a replay
     ring.append("[]", clock.now)
     clock.now += rules.HOLD_NS + 1
     await pace.turn()
@@ -241,12 +310,13 @@ async def test_a_hold_ends_when_the_feed_turns_out_to_be_live() -> None:
     ring = RawRing(max_bytes=100, max_age_ns=S, clock=clock)
     pace = Pace(ring, clock)
     pace.note(clock.now, 1_000.0)
+    pace.note(clock.now, 2_000.0)  # a second in no time: a replay
     ring.append("[]", clock.now)
     clock.now += rules.HOLD_NS + 1
     await pace.turn()
     assert ring.holding
 
-    pace.note(clock.now + S, 1_400.0)
+    pace.note(clock.now + S, 2_400.0)
     await pace.turn()
 
     assert not ring.holding
