@@ -28,6 +28,8 @@ class Changes:
         """Take note of a batch of aggregates."""
         if self._interest.all:
             self._touched.update(batch.symbols)
+            # First prints of a day may have waited for the clock: they are notable, and of no batch now.
+            self._touched.update([state.symbol for _, state, _, _ in self._market.notable])
 
     def take(self) -> Iterable[str]:
         """The symbols to publish now; they count as published."""

@@ -196,6 +196,8 @@ def test_first_prints_of_a_day_wait_for_the_clock_to_enter_it() -> None:
     rig.send(stray)
     for index, symbol in enumerate(("AAA", "BBB", "CCC")):
         rig.send(bar(symbol, early + index * 1_000, 20 + index, av=100 + index))
+    told = {feed: value["open"] for feed, value in rig.taken()}
+    assert told == {"quote:AAA": 20, "quote:BBB": 21, "quote:CCC": 22}
     for index, symbol in enumerate(("AAA", "BBB", "CCC")):
         row = rig.get(f"quote:{symbol}")
         assert (row["open"], row["accumulated_volume"]) == (20 + index, 100 + index)
