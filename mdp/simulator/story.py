@@ -12,6 +12,7 @@ from .universe import Listing
 
 HALT_MS = 5 * 60_000  # a volatility pause
 MAX_NEWS = 2_000
+_FAMILIAR = 68  # the first symbols of the universe are those that everybody knows
 
 _GOOD = (
     "{name} announces positive results of its phase 2 study",
@@ -102,6 +103,8 @@ class Story:
             big = 0.06 if index < 500 else 0.35  # large companies do not jump as far
             move = max(0.03, rng.expovariate(1 / big))
             self.gaps[index] = min(move, 1.2) if rng.random() < 0.65 else -min(move, 0.55)
+            if index < _FAMILIAR:  # among them index funds, which would look wrong with more
+                self.gaps[index] = max(-0.04, min(self.gaps[index], 0.04))
             title = rng.choice(_GOOD if self.gaps[index] > 0 else _BAD)
             at = rng.randrange(shape.start_ms - 3_600_000, shape.open_ms - 1_800_000)
             self.news.append(News(at, index, title.format(name=universe[index].name)))
