@@ -1,8 +1,7 @@
 """Market events as typed structs, and the decoding of the provider's frames.
 
-A frame is a JSON array of events of any types (`market.md` A2). `FrameDecoder` turns it into
-structs with one call; only a frame that does not decode whole is taken apart, so that a
-malformed event loses itself and nothing else.
+A frame is a JSON array of events of any types. `FrameDecoder` turns it into structs with one call; only
+a frame that does not decode whole is taken apart, so that a malformed event loses itself and nothing else.
 
 Numbers keep the form they had on the wire (`100` stays `100`, `12.0` stays `12.0`), hence the
 `int | float` of the fields. Times are milliseconds since the Unix epoch, UTC, unless said otherwise.
@@ -323,7 +322,7 @@ _PAYLOAD_FIELDS[MinuteAggregate] = ("AM", _AGGREGATE_FIELDS)
 
 
 def payload(event: Any) -> dict[str, Any]:
-    """The event as clients get it (`design.md` section 5): `event_type`, then all fields, null if absent."""
+    """The event as clients get it (`docs/feeds.md`): `event_type`, then all fields, null if absent."""
     if isinstance(event, Unknown):
         return {
             "event_type": UNKNOWN,

@@ -1,4 +1,4 @@
-"""Every feed, cache key, kind and time to live, in one place (`design.md` section 5).
+"""Every feed, cache key, kind and time to live, in one place (`docs/feeds.md`).
 
 A channel and its cache key have the same name. A family is a feed with a hole for a symbol
 (or a scanner's name); a *pattern* is what a client may subscribe to: a feed, or one with `*` for

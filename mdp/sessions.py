@@ -1,4 +1,4 @@
-"""The market clock, trading days and sessions (`design.md` section 5, "Time").
+"""The market clock, trading days and sessions (`docs/feeds.md`, "Time").
 
 Everything here follows event time in America/New_York, never the wall clock, so that a replay of
 an old day gives that day's answers. Times are milliseconds since the Unix epoch, UTC.
@@ -25,7 +25,7 @@ _DAY_START_HOUR = 4
 class TradingDay(msgspec.Struct, frozen=True):
     """One trading day, 04:00 to the next 04:00 New York time, with its sessions' boundaries in ms.
 
-    Sessions (market.md A1): pre-market 04:00 to 09:30, regular 09:30 to 16:00, after-hours 16:00 to
+    Sessions: pre-market 04:00 to 09:30, regular 09:30 to 16:00, after-hours 16:00 to
     20:00; on an early close regular ends at 13:00 and after-hours at 17:00. A start belongs to its
     session, an end to the next.
     """

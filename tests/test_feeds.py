@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mdp import feeds
 
 MIN, HOUR, DAY = 60, 3_600, 86_400
-#: `design.md` section 5, row by row: feed -> (kind, seconds, items of a list).
+#: The contract (`docs/feeds.md`), row by row: feed -> (kind, seconds, items of a list).
 TABLE: dict[str, tuple[str, float, int]] = {
     "stocks:agg:{S}": ("state", 5 * MIN, 0),
     "stocks:trades:{S}": ("event", 5, 0),

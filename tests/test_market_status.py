@@ -51,7 +51,7 @@ def test_before_the_first_event_everything_is_known_to_be_unknown() -> None:
 
 
 def test_the_payload_has_session_feed_lag_gaps_and_scanners_fields() -> None:
-    """Everything design.md names, in one flat object."""
+    """Everything that clients may rely on, in one flat object."""
     bench = Bench()
     bench.market.clock.set(OPEN)
     bench.market.session = "regular"

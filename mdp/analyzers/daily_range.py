@@ -1,7 +1,7 @@
 """Daily range: highs and lows of each session, and an alert for each new one.
 
-Feeds `daily_range:{S}`, `daily_range_hod_alert`, `daily_range_lod_alert`. Rules (`design.md`
-section 5): no alert for a symbol's first print of a session; a late bar extends a range silently; the
+Feeds `daily_range:{S}`, `daily_range_hod_alert`, `daily_range_lod_alert`. Rules (`docs/feeds.md`):
+no alert for a symbol's first print of a session; a late bar extends a range silently; the
 newest bar sent again replaces itself, and only so can a range shrink. Every change of a range is
 journaled before an alert leaves, so that after a kill nothing is announced twice.
 """

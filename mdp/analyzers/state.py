@@ -1,7 +1,7 @@
 """State that analyzers of aggregates share: each symbol's newest bar, day's volume and opens.
 
 `Market.take` keeps it, once for all analyzers, before a batch is handed to them; quotes, boards, ranges
-and alerts read it. Numbers follow `design.md` section 5.
+and alerts read it. Numbers follow `docs/feeds.md`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class NoReference(msgspec.Struct, frozen=True, gc=False):
 NO_REFERENCE = NoReference()
 
 
-#: The place of a bar among its symbol's bars (`design.md` section 5, "Late bars").
+#: The place of a bar among its symbol's bars (`docs/feeds.md`, "Late bars").
 NEXT = 0  # the newest now
 AGAIN = 1  # the newest sent again: it replaces itself
 LATE = 2  # older than the newest
@@ -124,7 +124,7 @@ class SymbolState:
 
 
 class QuoteRow(msgspec.Struct, gc=False):
-    """The enriched quote (`design.md` section 5). Prices in USD, volumes in shares, times in ms."""
+    """The enriched quote (`docs/feeds.md`). Prices in USD, volumes in shares, times in ms."""
 
     symbol: str
     volume: Number

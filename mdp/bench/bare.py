@@ -1,4 +1,4 @@
-"""The yardstick: what decoding alone costs, with a typed decoder of every field of market.md A2.
+"""The yardstick: what decoding alone costs, with a typed decoder of every field that the provider documents.
 
 These structs are the bench's own, so that a change of the platform's events never moves the yardstick.
 """

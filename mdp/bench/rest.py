@@ -1,4 +1,4 @@
-"""The few REST answers of market.md A4 that a starting platform asks the feeder for."""
+"""The few REST answers that a starting platform asks the feeder for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four bulk endpoints of the provider (`market.md` A4), read into the table of reference values."""
+"""The four bulk endpoints of the provider, read into the table of reference values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reference values of every symbol: the previous day's bar, the average volume, the float.
 
-Fetched in bulk when the process starts, from four endpoints of the provider (`market.md` A4):
+Fetched in bulk when the process starts, from four endpoints of the provider:
 
 - market status, for the provider's trading day;
 - one full snapshot, for the previous day's bars;

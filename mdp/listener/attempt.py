@@ -1,6 +1,6 @@
 """One connection of the official client, from dialling to its end, with the reason why it ended.
 
-The client keeps silent about much (`market.md` A2): it dials for ever, swallows the first two messages
+The client keeps silent about much: it dials for ever, swallows the first two messages
 and returns without an error on a clean close. What it hides is seen here through the arguments that
 its `connect()` hands on: a connection class that reports the handshake and the authentication
 answer, and a logger of our own that is called with the error of a failed dial at hand.

@@ -32,7 +32,7 @@ _FLUSH_SECONDS = 0.5  # for what is due when the service stops
 
 
 class WidgetDataService:
-    """Serves `GET /ws` (protocol version 1 of `design.md` section 6) from a bus and a cache.
+    """Serves `GET /ws` (protocol version 1, `docs/feeds.md`) from a bus and a cache.
 
     Attributes:
         port: Where it listens, after `start`; 0 before.

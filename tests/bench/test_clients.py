@@ -22,7 +22,7 @@ def quote(symbol: str, start: int) -> dict[str, Any]:
 
 
 class Service:
-    """Confirms subscriptions as design.md section 6 says, and sends what a test tells it to."""
+    """Confirms subscriptions as the service does, and sends what a test tells it to."""
 
     def __init__(self) -> None:
         self.feeds: list[list[str]] = []

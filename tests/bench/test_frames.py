@@ -69,7 +69,7 @@ def test_the_mix_is_two_to_eight_to_one() -> None:
 
 
 def test_events_have_the_fields_of_the_wire() -> None:
-    """Each type has exactly the keys that market.md A2 lists as always there."""
+    """Each type has exactly the keys that the provider always sends."""
     keys: dict[str, set[str]] = {}
     for frame in decoded(take(make_source(), 11)):
         for event in frame:
