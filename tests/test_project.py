@@ -18,9 +18,14 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import mdp
+from mdp.analyzers.state import Market
+from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.cli import main
 from mdp.config import Config
 from mdp.config_load import VARIABLES
+from mdp.events import Trade
+from mdp.processor.results import Results
+from mdp.queues.base import Batch
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -362,3 +367,28 @@ def test_the_readme_names_settings_and_targets_that_exist() -> None:
         assert re.search(rf"(?m)^{target}:", makefile), target
     for link in re.findall(r"\]\(([^)]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_the_readmes_analyzer_works() -> None:
+    """Given trades, it publishes each symbol's largest, largest first, and forgets them with the day."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (source,) = [block for block in blocks if "Analyzer" in block]
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    bus = MemoryBus()
+    cache = MemoryCache(bus)
+    results = Results(bus, cache)
+    analyzer = namespace["BigPrints"](Market(), results)
+    trades = [Trade(symbol=symbol, price=1.0, size=size, timestamp=0) for symbol, size in
+              (("A", 100), ("B", 700), ("A", 300), ("B", 200))]  # fmt: skip
+    seen: list[Any] = []
+    bus.subscribe("scanners:big_prints", lambda message: seen.append(message.value))
+
+    analyzer.process(Batch(trades, 0))
+    analyzer.flush()
+    results.commit()
+    analyzer.on_day(None)
+    analyzer.flush()
+    results.commit()
+
+    assert seen == [[{"symbol": "B", "size": 700}, {"symbol": "A", "size": 300}], []]
