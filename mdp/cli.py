@@ -94,7 +94,7 @@ def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, obje
     sys.exit(app.run(loaded.config, roles, app.DemoOptions() if demo else None))
 
 
-@main.command("config")
+@main.command("config", short_help="Show or check the settings.")
 @click.option("--check", is_flag=True, help='Print "configuration ok", or what is wrong and exit with 2.')
 @config_option
 @setting_options
@@ -122,7 +122,7 @@ def config_command(check: bool, config_path: str | None, flags: Mapping[str, obj
         click.echo(show_config.as_text(loaded))
 
 
-@main.command()
+@main.command(short_help="Serve a simulated market, or a recorded day.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=4300, show_default=True, help="0 picks a free one and prints it.")
 @click.option(

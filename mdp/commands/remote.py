@@ -51,7 +51,7 @@ def _client(config_path: str | None, url: str | None, api_key: str | None) -> Wd
     return WdsClient(url, api_key or "")
 
 
-@click.command()
+@click.command(short_help="Watch feeds live in the terminal.")
 @click.argument("feeds", metavar="FEED...", nargs=-1, required=True)
 @_client_options
 def watch(feeds: tuple[str, ...], config_path: str | None, url: str | None, api_key: str | None) -> None:
@@ -87,7 +87,7 @@ def watch(feeds: tuple[str, ...], config_path: str | None, url: str | None, api_
         raise Failed(str(error)) from None
 
 
-@click.command()
+@click.command(short_help="Print the last value of a feed as JSON.")
 @click.argument("key")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="At most so many items of a list or rows of a board."
@@ -119,7 +119,7 @@ def get(key: str, limit: int | None, config_path: str | None, url: str | None, a
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0).decode())
 
 
-@click.command()
+@click.command(short_help="Record the provider's raw frames into a file.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop by itself after so long.")
 @click.option("--url", help="Of the admin API, http://host:port  [default: from the configuration]")
