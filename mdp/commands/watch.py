@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -107,13 +108,20 @@ class FeedView:
 
 
 async def watch(client: WdsClient, feeds: Sequence[str], console: Console) -> None:
-    """Show `feeds` until cancelled.
+    """Show `feeds` until cancelled. In a pipe, changes of a connection's state go to standard error.
 
     Raises:
         ClientError: The service refused a feed or the key.
     """
     if not console.is_terminal:
-        await _follow_all(client, feeds, _print_line, lambda feed, state: None)
+        states: dict[str, str] = {}
+
+        def tell(feed: str, state: str) -> None:
+            if state != states.get(feed, "live"):
+                print(f"{feed}: {plain(state)}", file=sys.stderr, flush=True)
+            states[feed] = state
+
+        await _follow_all(client, feeds, _print_line, tell)
         return
     views = {feed: FeedView(feed) for feed in feeds}
 

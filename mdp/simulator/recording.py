@@ -59,7 +59,9 @@ def read_chunks(path: Path) -> Iterator[list[Line]]:
                         chunk.append(Line(int(arrival), payload))
                 yield chunk
     except (OSError, EOFError) as error:
-        raise RecordingError(f"{path}: cannot be read as a recording after line {number}: {error}") from error
+        where = f" after line {number}" if number else ""
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise RecordingError(f"{path}: cannot be read as a recording{where}: {reason}") from error
 
 
 def first_arrival_ns(path: Path) -> int:

@@ -132,6 +132,10 @@ def test_amounts_are_short(value: object, text: str) -> None:
     assert amount(value) == text
 
 
+class State(str):
+    """Among the payloads: the connection's state changes to this."""
+
+
 class Feeds(WdsClient):
     """A client whose feeds are given."""
 
@@ -147,6 +151,9 @@ class Feeds(WdsClient):
         for payload in self._payloads[feed]:
             if isinstance(payload, BaseException):
                 raise payload
+            if isinstance(payload, State):
+                on_state(payload)
+                continue
             yield payload
 
 
@@ -160,6 +167,15 @@ async def test_in_a_pipe_each_message_is_one_json_line(capsys: pytest.CaptureFix
         {"feed": "a", "data": {"x": "é\n"}},
         {"feed": "b", "data": None},
     ]
+
+
+async def test_in_a_pipe_trouble_is_told_apart_from_data(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once for each change, on standard error; a connection that is simply live says nothing."""
+    lost = State("cannot connect; trying again")
+    await watch(Feeds({"a": [1, lost, lost, State("live"), 2]}), ["a"], Console(file=io.StringIO()))
+    said = capsys.readouterr()
+    assert said.err.splitlines() == ["a: cannot connect; trying again", "a: live"]
+    assert len(said.out.splitlines()) == 2
 
 
 async def test_on_a_terminal_it_is_a_live_table() -> None:
