@@ -302,20 +302,20 @@ class App:
     def _analyzers(self) -> list[Analyzer]:
         names = self.config.processor.analyzers
         return [
-            self._load("mdp.analyzers", name, Analyzer)(self.market, self.results)
+            self._load("analyzers", name, Analyzer)(self.market, self.results)
             for name in dict.fromkeys(names)
         ]
 
     def _scanners(self) -> list[Scanner]:
         return [
-            self._load("mdp.scanners", name, Scanner)(self.results)
+            self._load("scanners", name, Scanner)(self.results)
             for name in dict.fromkeys(self.config.processor.scanners)
         ]
 
     @staticmethod
-    def _load(group: str, name: str, base: type) -> Any:
+    def _load(kind: str, name: str, base: type) -> Any:
         try:
-            return plugins.load(group, name, base)
+            return plugins.load(f"mdp.{kind}", name, base, key=f"processor.{kind}")
         except plugins.PluginError as exc:
             raise StartError(str(exc), exit_code=2) from None
 

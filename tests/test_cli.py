@@ -207,7 +207,7 @@ def test_config_check_finds_parts_that_do_not_load(key: str) -> None:
     """A name that `mdp run` would refuse is refused here, too, with the names that there are."""
     result = mdp("config", "--check", environ={f"MDP_PROCESSOR_{key.upper()}": '["no_such_part"]'})
     assert result.exit_code == 2
-    assert result.output.startswith(f'Error: mdp.{key}: found "no_such_part"; allowed: ')
+    assert result.output.startswith(f'Error: processor.{key}: found "no_such_part"; allowed: ')
     assert result.output.count("\n") == 1
 
 

@@ -42,9 +42,9 @@ def load_parts(config: Config) -> None:
 
     try:
         for name in config.processor.analyzers:
-            plugins.load("mdp.analyzers", name, Analyzer)
+            plugins.load("mdp.analyzers", name, Analyzer, key="processor.analyzers")
         for name in config.processor.scanners:
-            plugins.load("mdp.scanners", name, Scanner)
+            plugins.load("mdp.scanners", name, Scanner, key="processor.scanners")
     except plugins.PluginError as error:
         raise Refused(str(error)) from None
 
