@@ -6,7 +6,9 @@ looked for a hundred times a second among the symbols they want, at no cost per 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -17,6 +19,7 @@ from mdp.analyzers.changes import Changes
 from mdp.analyzers.state import Market, SymbolState
 from mdp.events import AGGREGATES, Aggregate, MinuteAggregate, payload
 from mdp.feeds import AGG, QUOTE
+from mdp.sessions import TradingDay
 
 _KINDS: dict[str, type[Aggregate]] = {"A": Aggregate, "AM": MinuteAggregate}
 _KIND_NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -33,6 +36,8 @@ _KEPT = (  # of a symbol's state, beside its bar
 )
 _kept = attrgetter(*_KEPT)
 _DUMP_STEP = 500  # symbols a step: about 1 ms
+_AGG_TTL_NS = int(AGG.ttl_seconds * 1e9)
+_SAMPLE_NS = 1_000_000_000
 
 
 class EnrichedQuote(Analyzer):
@@ -42,8 +47,12 @@ class EnrichedQuote(Analyzer):
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
     flush_seconds: ClassVar[float] = 0.01
 
-    def __init__(self, market: Market, out: Output) -> None:
+    def __init__(self, market: Market, out: Output, clock: Callable[[], int] = time.monotonic_ns) -> None:
         super().__init__(market, out)
+        self._clock = clock  # monotonic ns
+        #: (monotonic ns, market ms), one a second, the first one older than `stocks:agg:{S}` is kept: what
+        #: the market showed then tells which bars have come since, without a note for each bar.
+        self._shown: deque[tuple[int, float]] = deque()
         self._changes = Changes(market, out.interest(QUOTE))
         out.provide(QUOTE, market.row)
         out.provide(AGG, self._last_bar)
@@ -52,18 +61,35 @@ class EnrichedQuote(Analyzer):
         self._changes.note(batch)
 
     def flush(self) -> None:
+        self._sample()
         for symbol in self._changes.take():
             row = self.market.row(symbol)
             if row is not None:
                 self.out.publish(QUOTE, symbol, row)
 
+    def _sample(self) -> int:
+        """Note what the market shows, once a second; returns the time now, monotonic ns."""
+        now, shown = self._clock(), self._shown
+        if not shown or now - shown[-1][0] >= _SAMPLE_NS:
+            shown.append((now, self.market.clock.now_ms))
+            while len(shown) > 1 and now - shown[1][0] > _AGG_TTL_NS:
+                shown.popleft()
+        return now
+
     def _last_bar(self, symbol: str) -> Any:
-        """The last bar of all, as it came, for as long as `stocks:agg:{S}` is kept (by market time)."""
+        """The last bar of all, as it came, for as long as `stocks:agg:{S}` is kept, by arrival."""
         state = self.market.symbols.get(symbol)
         bar = None if state is None else state.other or state.bar
-        if bar is None or self.market.clock.now_ms - bar.start_timestamp > AGG.ttl_seconds * 1000:
+        if bar is None:
             return None
-        return payload(bar)
+        now = self._sample()
+        at, market_ms = self._shown[0]
+        # Before the process is old enough: a bar restored from a snapshot came in the market's pace.
+        oldest = market_ms if now - at > _AGG_TTL_NS else market_ms - AGG.ttl_seconds * 1000
+        return None if bar.start_timestamp <= oldest else payload(bar)
+
+    def on_day(self, day: TradingDay) -> None:
+        self._shown.clear()  # of another time
 
     def dump(self) -> Iterator[Any]:
         states = [state for state in self.market.symbols.values() if state.bar is not None]

@@ -67,7 +67,7 @@ class Rig:
         self.journal = Journal()
         self.results = Results(self.bus, self.cache, self.journal)
         self.raw = RawFeeds(self.market, self.results, self.clock)
-        self.quote = EnrichedQuote(self.market, self.results)
+        self.quote = EnrichedQuote(self.market, self.results, self.clock)
         self.boards = Leaderboards(self.market, self.results)
         self.trades = TopTrades(self.market, self.results)
         self.range = DailyRange(self.market, self.results)

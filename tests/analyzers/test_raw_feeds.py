@@ -128,6 +128,20 @@ def test_an_aggregate_older_than_five_minutes_is_gone(rig: Rig) -> None:
     assert rig.get("stocks:agg:AAA") is None
 
 
+def test_the_age_of_an_aggregate_is_by_arrival(rig: Rig) -> None:
+    """A replay's market runs an hour in a second, and what came a second ago is there all the same; a feed
+    that stands still makes it go after five minutes."""
+    rig.send(bar("AAA", NOON, 10))
+    rig.clock.advance(1)
+    rig.tick(NOON + 3_600_000)
+    assert rig.get("stocks:agg:AAA") is not None
+    rig.send(bar("BBB", NOON + 3_600_000, 10))
+    for _ in range(100):
+        rig.clock.advance(4)
+        rig.flush(rig.quote)
+    assert (rig.get("stocks:agg:AAA"), rig.get("stocks:agg:BBB")) == (None, None)
+
+
 def test_event_feeds_carry_every_event_in_order(rig: Rig) -> None:
     """Trades and halts: none is skipped, repeated ones included."""
     rig.subscribe("stocks:trades:AAA")
