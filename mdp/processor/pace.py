@@ -1,8 +1,8 @@
 """When to read, when to work.
 
 Reading comes first: the provider cuts off whoever reads too slowly. So before each step of decoding
-the loop is given to the reader, for 2 ms at most, until it finds nothing more to read; what then waits
-too long, the ring sheds.
+the loop is given to the reader, for 2 ms at most (6 where we are late), until it finds nothing more to
+read; what then waits too long, the ring sheds.
 
 With one exception. A source that sends as fast as we read (a replay at full speed) would by that rule
 overflow any buffer, for nobody's good. It shows by the market's own time, which runs faster than the
@@ -23,6 +23,7 @@ from mdp.events import milliseconds
 from mdp.listener.ring import Frame, RawRing
 
 READ_NS = 2_000_000
+READ_BEHIND_NS = 6_000_000  # while a live feed is late: a fast one leaves half a second before it cuts us off
 HOLD_NS = 150_000_000  # of backlog: pause the reader of a replay
 RELEASE_NS = 50_000_000
 BEHIND_MS = 150.0  # later than at best by so much: a live feed that we delay
@@ -115,8 +116,7 @@ class Pace:
         if ring.holding:
             await asyncio.sleep(0)
             return
-        if self.behind:
-            await asyncio.sleep(0)  # the workers' turn: one batch each
+        await asyncio.sleep(0)  # the workers' turn: one batch each, which must not count as reading
         self.reading = self.behind
         try:
             await self._read()
@@ -127,7 +127,7 @@ class Pace:
 
     async def _read(self) -> None:
         ring = self._ring
-        until = self._clock() + READ_NS
+        until = self._clock() + (READ_BEHIND_NS if self.behind else READ_NS)
         idle = 0
         seen = ring.counters.frames
         while idle < _IDLE_TURNS:
