@@ -11,6 +11,10 @@ records may be replayed twice. Files:
 
     NAME.FEED-MARKET.snapshot      head, records, end
     NAME.FEED-MARKET.journal-N     head, records; replayed from the snapshot's generation on
+    NAME.FEED-MARKET.lock          empty; held by the process that writes the others
+
+A second process on the same files writes nothing while the first lives: it would delete the first one's
+journal. It goes on from what the first had kept, and takes over at its next snapshot.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import struct
@@ -62,6 +67,7 @@ class Store:
         self._snapshot = self._base.with_name(self._base.name + ".snapshot")
         self._generation = 0
         self._journal_fd: int | None = None
+        self._lock_fd: int | None = None
         self._failed = False
         #: A save that was cancelled may still be writing when the next begins.
         self._writing = threading.Lock()
@@ -95,6 +101,12 @@ class Store:
 
     def open(self) -> bool:
         """Start a new journal generation. Returns whether it could; if not, the one before goes on."""
+        try:
+            self._lock()
+        except OSError as exc:
+            held = isinstance(exc, BlockingIOError)
+            self._error("snapshot_in_use" if held else "journal_open_failed", exc)
+            return False
         self._generation += 1
         path = self._journal_path(self._generation)
         try:
@@ -161,10 +173,26 @@ class Store:
         return True
 
     def close(self) -> None:
-        """Close the journal."""
-        if self._journal_fd is not None:
-            os.close(self._journal_fd)
-            self._journal_fd = None
+        """Close the journal and let another process write."""
+        for fd in (self._journal_fd, self._lock_fd):
+            if fd is not None:
+                os.close(fd)
+        self._journal_fd = self._lock_fd = None
+
+    def _lock(self) -> None:
+        """Become the one that writes; raises OSError where another process does. The kernel frees it."""
+        if self._lock_fd is not None:
+            return
+        self._base.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._base.with_name(self._base.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        self._lock_fd = fd
+        # Whoever wrote before us may have come further than what we read at our start.
+        self._generation = max(self._generation, *self._journals(), 0)
 
     def _replace(self, chunks: list[bytes], generation: int) -> None:
         """Runs in a thread, one at a time; a newer snapshot is never replaced by an older one."""

@@ -200,6 +200,7 @@ def test_each_snapshot_starts_a_generation_and_removes_the_old_ones(tmp_path: Pa
 
     assert sorted(path.name.rpartition(".")[2].rstrip("0123456789") for path in tmp_path.iterdir()) == [
         "journal-",
+        "lock",
         "snapshot",
     ]
     restored = reopened(tmp_path)
@@ -457,3 +458,36 @@ def test_files_are_msgpack_without_secrets_of_the_configuration(tmp_path: Path) 
     head = msgspec.msgpack.decode(body[8 : 8 + size])
 
     assert set(head) == {"feed", "market", "format", "generation", *HEAD}
+
+
+_HOLDER = """
+import sys
+from mdp.cache.persistence import Store
+store = Store(sys.argv[1], "127.0.0.1:4300", "stocks")
+opened = store.open()
+store.write([["theirs"]])
+print(opened, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_second_process_leaves_the_files_of_the_first_alone(tmp_path: Path) -> None:
+    """It would delete the journal that the first one writes to. Once that was killed, it takes over."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(tmp_path / "mdp")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as first:  # fmt: skip
+        assert first.stdout is not None
+        assert first.stdout.readline() == "True\n"
+        second = store_at(tmp_path)
+        assert not save(second, ["ours"])
+        assert second.errors == 1
+        first.kill()
+        first.wait()
+    found = reopened(tmp_path)
+    assert found is not None
+    assert found.journal == [["theirs"]]
+    assert save(second, ["ours"])
+    found = reopened(tmp_path)
+    assert found is not None
+    assert (found.records, found.journal) == ([["ours"]], [])
