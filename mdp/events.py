@@ -174,7 +174,7 @@ class LimitUpLimitDown(
     timestamp: Number
     high_price: Number | None = None
     low_price: Number | None = None
-    indicators: list[Number] | None = None
+    indicators: list[Number] | Number | None = None
     tape: Number | None = None
     sequence_number: Number | None = None
 

@@ -63,7 +63,7 @@ class DailyRange(Analyzer):
 
     name: ClassVar[str] = "daily_range"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
-    flush_seconds: ClassVar[float] = 0.01
+    flush_seconds: ClassVar[float] = 0.015
 
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)

@@ -1,7 +1,7 @@
 """The enriched quote (`quote:{S}`), and the last bar of a symbol as it came (`stocks:agg:{S}`).
 
 `Market` works the numbers out; here they are published. A quote is a state: subscribers get the newest,
-looked for a hundred times a second among the symbols they want, at no cost per event.
+looked for many times a second among the symbols they want, at no cost per event.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EnrichedQuote(Analyzer):
 
     name: ClassVar[str] = "enriched_quote"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
-    flush_seconds: ClassVar[float] = 0.01
+    flush_seconds: ClassVar[float] = 0.015
 
     def __init__(self, market: Market, out: Output, clock: Callable[[], int] = time.monotonic_ns) -> None:
         super().__init__(market, out)

@@ -52,6 +52,9 @@ class MemoryBus:
         exact = self._exact.get(feed)
         wild = self._wild.get(family.name)
         if exact or wild:
+            if exact is not None and wild is None and len(exact) == 1:  # the usual case
+                exact[0].sink(message)
+                return message
             sinks = [sub.sink for sub in itertools.chain(exact or (), wild or ())]
             for sink in dict.fromkeys(sinks) if len(sinks) > 1 else sinks:
                 sink(message)

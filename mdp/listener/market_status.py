@@ -67,9 +67,9 @@ class _Currencies(msgspec.Struct):
 
 class _Answer(msgspec.Struct, rename="camel"):
     market: str
-    early_hours: bool = False
-    after_hours: bool = False
-    server_time: str = ""
+    early_hours: bool | None = None
+    after_hours: bool | None = None
+    server_time: str | None = None
     currencies: _Currencies = msgspec.field(default_factory=_Currencies)
 
 
@@ -91,8 +91,8 @@ def parse(body: bytes, fetched_ns: int) -> MarketStatus:
         server_ms = round(moment.timestamp() * 1000)
     return MarketStatus(
         market=answer.market,
-        early_hours=answer.early_hours,
-        after_hours=answer.after_hours,
+        early_hours=bool(answer.early_hours),
+        after_hours=bool(answer.after_hours),
         server_time_ms=server_ms,
         fetched_ns=fetched_ns,
         crypto=answer.currencies.crypto,
