@@ -1,62 +1,80 @@
 """The market clock, trading days and sessions (`docs/feeds.md`, "Time").
 
 Everything here follows event time in America/New_York, never the wall clock, so that a replay of
-an old day gives that day's answers. Times are milliseconds since the Unix epoch, UTC.
+an old day gives that day's answers. Times are milliseconds since the Unix epoch, UTC. Which dates are
+sessions, and which of them end early, is the calendar's to say (`mdp.exchange_calendar`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 
 import msgspec
 
-NEW_YORK = ZoneInfo("America/New_York")
+from mdp.exchange_calendar import NEW_YORK, US_STOCKS, ExchangeCalendar
+
+__all__ = [
+    "AFTER_HOURS",
+    "CLOSED",
+    "NEW_YORK",
+    "PRE_MARKET",
+    "REGULAR",
+    "MarketClock",
+    "TradingDay",
+    "next_session",
+    "previous_session",
+    "sessions_before",
+]
 
 PRE_MARKET = "pre_market"
 REGULAR = "regular"
 AFTER_HOURS = "after_hours"
 CLOSED = "closed"
 
-_DAY_START_HOUR = 4
+_DAY_START = time(4)
+_OPEN = time(9, 30)
+_AFTER_HOURS_MS = 4 * 3_600_000  # 16:00 to 20:00, 13:00 to 17:00
 
 
 class TradingDay(msgspec.Struct, frozen=True):
-    """One trading day, 04:00 to the next 04:00 New York time, with its sessions' boundaries in ms.
+    """One trading day with its sessions' boundaries in ms.
 
-    Sessions: pre-market 04:00 to 09:30, regular 09:30 to 16:00, after-hours 16:00 to
-    20:00; on an early close regular ends at 13:00 and after-hours at 17:00. A start belongs to its
-    session, an end to the next.
+    It lasts from 04:00 of a session's date to 04:00 of the next session's, New York time: a weekend or a
+    holiday belongs to the trading day before and is closed all through, so that Friday's boards stay until
+    Monday. Sessions: pre-market 04:00 to 09:30, regular 09:30 to 16:00, after-hours 16:00 to 20:00; on an
+    early close regular ends at 13:00 and after-hours at 17:00. A start belongs to its session, an end to
+    the next.
     """
 
-    day: date
+    day: date  # the session's
     start_ms: int
     open_ms: int
     close_ms: int
     post_ms: int
+    idle_ms: int  # 04:00 of the next date: from here to `end_ms` are dates without a session, if any
     end_ms: int
 
     @classmethod
-    def of(cls, day: date, *, early_close: bool = False) -> TradingDay:
-        """The trading day that starts on a calendar date at 04:00 New York time."""
-        return cls(
-            day=day,
-            start_ms=_at(day, 4),
-            open_ms=_at(day, 9, 30),
-            close_ms=_at(day, 13 if early_close else 16),
-            post_ms=_at(day, 17 if early_close else 20),
-            end_ms=_at(day + timedelta(days=1), 4),
-        )
+    def of(cls, day: date, calendar: ExchangeCalendar = US_STOCKS) -> TradingDay:
+        """The trading day that a date belongs to: its own, or that of the last session before it."""
+        session = calendar.session_of(day)
+        return _trading_day(session, calendar.close_of(session), calendar.next_session(session))
 
     @classmethod
-    def containing(cls, ms: float) -> TradingDay:
+    def containing(cls, ms: float, calendar: ExchangeCalendar = US_STOCKS) -> TradingDay:
         """The trading day a time belongs to."""
         local = datetime.fromtimestamp(ms / 1000, NEW_YORK)
         day = local.date()
-        if local.hour < _DAY_START_HOUR:
+        if local.time() < _DAY_START:
             day -= timedelta(days=1)
-        return cls.of(day)
+        return cls.of(day, calendar)
+
+    @property
+    def early_close(self) -> bool:
+        """Whether it is a half day."""
+        return self.post_ms - self.open_ms < 10.5 * 3_600_000
 
     def session(self, ms: float) -> str:
         """The session of a time within this day; `closed` outside all of them."""
@@ -74,8 +92,38 @@ class TradingDay(msgspec.Struct, frozen=True):
         return self.end_ms
 
 
-def _at(day: date, hour: int, minute: int = 0) -> int:
-    return int(datetime(day.year, day.month, day.day, hour, minute, tzinfo=NEW_YORK).timestamp() * 1000)
+@lru_cache(maxsize=256)
+def _trading_day(day: date, close: time, following: date) -> TradingDay:
+    close_ms = _at(day, close)
+    return TradingDay(
+        day=day,
+        start_ms=_at(day, _DAY_START),
+        open_ms=_at(day, _OPEN),
+        close_ms=close_ms,
+        post_ms=close_ms + _AFTER_HOURS_MS,
+        idle_ms=_at(day + timedelta(days=1), _DAY_START),
+        end_ms=_at(following, _DAY_START),
+    )
+
+
+def _at(day: date, wall: time) -> int:
+    """A New York wall time. None of ours is in the hours that a clock change skips or repeats."""
+    return int(datetime.combine(day, wall, NEW_YORK).timestamp() * 1000)
+
+
+def previous_session(day: date, calendar: ExchangeCalendar = US_STOCKS) -> date:
+    """The last session (a date with trading) before a date."""
+    return calendar.previous_session(day)
+
+
+def next_session(day: date, calendar: ExchangeCalendar = US_STOCKS) -> date:
+    """The first session after a date."""
+    return calendar.next_session(day)
+
+
+def sessions_before(day: date, count: int, calendar: ExchangeCalendar = US_STOCKS) -> list[date]:
+    """The last `count` sessions before a date, newest first."""
+    return calendar.sessions_before(day, count)
 
 
 class MarketClock:
@@ -93,10 +141,13 @@ class MarketClock:
     _MAX_ARGUING = 1_000
     _END_MS = 32_503_680_000_000  # the year 3000
 
-    def __init__(self, now_ms: float = 0) -> None:
+    def __init__(self, now_ms: float = 0, calendar: ExchangeCalendar = US_STOCKS) -> None:
         #: Newest accepted event time; 0 before the first event.
         self.now_ms: float = now_ms
-        self.day: TradingDay | None = TradingDay.containing(now_ms) if now_ms else None
+        #: Which dates are sessions. It may learn at any time; the next batch sees to what follows from it.
+        self.calendar = calendar
+        self._revision = calendar.revision  # of the calendar that `day` rests on
+        self.day: TradingDay | None = TradingDay.containing(now_ms, calendar) if now_ms else None
         self._confirmed = bool(now_ms)
         self._arguing: dict[str, float] = {}  # symbol -> time, of events that argue for another time
 
@@ -110,20 +161,39 @@ class MarketClock:
         Returns:
             Whether the clock now stands in another trading day than before.
         """
+        changed = self._revision != self.calendar.revision and self._review()
         ahead = newest_ms - self.now_ms
         if self._confirmed and -self.BACK_MS <= ahead <= self.LEAP_MS:
-            return ahead > 0 and self._move(newest_ms)
+            return (ahead > 0 and self._move(newest_ms)) or changed
         before = self.day
         for symbol, ms in events:
             self._weigh(symbol, ms)
-        return self.day != before  # it may have gone away and come back
+        return self.day != before or changed  # it may have gone away and come back
+
+    def use(self, calendar: ExchangeCalendar) -> None:
+        """Go by another calendar from the next batch on."""
+        self.calendar = calendar
+        self._revision = -1
 
     def set(self, now_ms: float) -> None:
         """Put the clock to a time that is known to be right (a snapshot's, the provider's)."""
         self._confirmed = True
         self._arguing.clear()
         self.now_ms = now_ms
-        self.day = TradingDay.containing(now_ms)
+        self._revision = self.calendar.revision
+        self.day = TradingDay.containing(now_ms, self.calendar)
+
+    def _review(self) -> bool:
+        """The calendar learned something. Whether the trading day is another one now.
+
+        A half day that was taken for a whole one, or another end of the weekend, is no reset.
+        """
+        self._revision = self.calendar.revision
+        before = self.day
+        if before is None:
+            return False
+        self.day = TradingDay.containing(self.now_ms, self.calendar)
+        return self.day.day != before.day
 
     def _weigh(self, symbol: str, ms: float) -> bool:
         if not 0 < ms < self._END_MS:
@@ -150,5 +220,5 @@ class MarketClock:
         day = self.day
         if day is not None and day.start_ms <= ms < day.end_ms:
             return False
-        self.day = TradingDay.containing(ms)
+        self.day = TradingDay.containing(ms, self.calendar)
         return True
