@@ -29,6 +29,8 @@ QUOTES = "quotes"
 HALTS = "halts"
 UNKNOWN = "unknown"
 QUEUES = (AGGREGATES, TRADES, QUOTES, HALTS, UNKNOWN)
+#: The queue of `HaltNotice`: not the provider's, and there only where a source of them is configured.
+HALT_NOTICES = "halt_notices"
 
 
 class Trade(
@@ -177,6 +179,23 @@ class LimitUpLimitDown(
     indicators: list[Number] | Number | None = None
     tape: Number | None = None
     sequence_number: Number | None = None
+
+
+class HaltNotice(Struct, gc=False):
+    """What an exchange says of one trading halt. It says it again and again, with more as more is known.
+
+    Times are ms since the epoch, 0 where not said.
+    """
+
+    symbol: Symbol
+    timestamp: Number  # market time at which we learned it: moves no clock
+    halt_timestamp: Number
+    source: str  # who told us, e.g. "nasdaq"
+    reason_code: str = ""  # the exchange's, e.g. "LUDP"; several are joined by "+"
+    quote_timestamp: Number = 0  # when quoting resumes
+    resume_timestamp: Number = 0  # when trading resumes; may lie ahead, and may still be put off
+    listing_market: str = ""
+    pause_price: Number = 0  # price that set off a volatility pause, USD
 
 
 class Status(Struct, tag_field="ev", tag="status", gc=False):
