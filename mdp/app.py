@@ -26,6 +26,7 @@ from mdp.config import Config
 from mdp.controls import AppControls
 from mdp.demo import Demo, DemoError, DemoOptions, configured
 from mdp.events import HALTS, QUEUES
+from mdp.exchange_calendar import ExchangeCalendar
 from mdp.listener.market_status import MarketStatusSource
 from mdp.listener.massive import MassiveListener
 from mdp.listener.ring import RawRing
@@ -53,6 +54,7 @@ __all__ = ["App", "DemoOptions", "StartError", "run"]
 
 log = structlog.get_logger(__name__)
 
+_ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
 _STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
 
 
@@ -89,6 +91,8 @@ class App:
         self.market = Market(
             max_symbols=config.processor.max_symbols, include_otc=config.processor.include_otc
         )
+        self.calendar = ExchangeCalendar(every_day=massive.market in _ALWAYS_OPEN)
+        self.market.clock.use(self.calendar)
         self.engine = Engine(
             self.market, self.results, self._analyzers(), max_failures=config.processor.max_failures
         )
@@ -103,7 +107,7 @@ class App:
         }
         self.ring = RawRing(max_bytes=massive.ring_bytes, max_age_ns=int(massive.ring_max_age_seconds * 1e9))
         self.pace = Pace(self.ring)
-        self.market_status = MarketStatusSource(massive.rest_url, massive.api_key)
+        self.market_status = MarketStatusSource(massive.rest_url, massive.api_key, calendar=self.calendar)
         self.listener = MassiveListener(massive, self.ring, market_status=self.market_status)
         self.decode = DecodeStage(
             self.ring,

@@ -9,7 +9,9 @@ Three sources, the last one known wins for its date:
    library was installed.
 3. The provider's market status: a market that is open on a date is open, whatever both lists said.
 
-Dates are New York dates. No I/O, no wall clock.
+Dates are New York dates. No I/O, no wall clock. The library costs 65 ms and 12 MB at the start; the other
+candidate, `exchange_calendars`, knows the same days (2000 to 2030 compared, no difference) but needs pandas:
+460 ms and 70 MB.
 """
 
 from __future__ import annotations
@@ -126,7 +128,7 @@ class ExchangeCalendar:
     def learn(self, announced: Iterable[SpecialDay], today: date) -> bool:
         """Take the provider's list of coming holidays.
 
-        What it told before of `today` and later is replaced. A date that is not on the list keeps what the
+        What it told before of dates after `today` is replaced. A date that is not on the list keeps what the
         library says: nobody promises that the list is complete, and a holiday taken for a session would
         clear the boards of the day before.
 
@@ -139,19 +141,26 @@ class ExchangeCalendar:
         """
         if self._every_day:
             return False
-        told = {day: special for day, special in self._told.items() if day < today or special is None}
+        # Whether the list still names the day that has begun, is not promised either.
+        told = {day: special for day, special in self._told.items() if day <= today}
+        seen_open = today in told and told[today] is None
         for special in announced:
-            if special.day > today or (special.day == today and told.get(today, special) is not None):
+            if special.day > today or (special.day == today and not seen_open):
                 told[special.day] = special
         return self._replace(told)
 
-    def learn_open(self, day: date) -> bool:
+    def learn_open(self, day: date, *, regular: bool = True) -> bool:
         """The provider says that stocks trade, and its date is `day`: a closing of that date is wrong.
+
+        Args:
+            day: The provider's date.
+            regular: In regular hours. Extended hours do not contradict what the provider told of the date
+                itself, only the library.
 
         Returns:
             Whether anything changed.
         """
-        if self._every_day or self.is_session(day):
+        if self._every_day or self.is_session(day) or (day in self._told and not regular):
             return False
         return self._replace({**self._told, day: None})
 
@@ -180,6 +189,9 @@ def _of_library(year: int) -> dict[date, SpecialDay]:
     closed = holidays.financial_holidays("XNYS", years=year, categories=(PUBLIC,)).items()
     found.update({day: SpecialDay(day, name, None) for day, name in closed})
     return {day: special for day, special in found.items() if day.weekday() < 5}
+
+
+_of_library(_FIRST.year)  # loads most of the library: now, lest it hold the event loop for 50 ms later
 
 
 class _Row(msgspec.Struct):

@@ -11,12 +11,17 @@ import structlog
 
 from mdp.analyzers.state import Market
 from mdp.cache.base import Bus, Cache
+from mdp.exchange_calendar import SpecialDay
 from mdp.feeds import MARKET_STATUS
+from mdp.sessions import PRE_MARKET, MarketClock, TradingDay, new_york_date
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
 
 _PERIOD_SECONDS = 1.0
+_NO_CALENDAR_FIELDS: dict[str, Any] = dict.fromkeys(
+    ("early_close", "next_session", "next_session_at", "provider_session", "holiday", "next_holiday")
+)
 
 
 class MarketStatusFeed:
@@ -83,6 +88,7 @@ class MarketStatusFeed:
             "session": market.session,
             "trading_day": day.day.isoformat() if day else None,
             "market_time": market.clock.now_ms,
+            **(_calendar_fields(market.clock, day, lag) if day else _NO_CALENDAR_FIELDS),
             **self._feed(),
             "lag_ms": None if lag is None else round(lag),
             "events_per_second": round(self.events_per_second),
@@ -107,3 +113,36 @@ class MarketStatusFeed:
                 continue
             self._cache.set(MARKET_STATUS, "", payload)
             self._bus.publish(MARKET_STATUS, "", payload)
+
+
+def _calendar_fields(clock: MarketClock, day: TradingDay, lag_ms: float | None) -> dict[str, Any]:
+    """What the calendar adds: the boundary ahead by the market clock, and what the provider's date is.
+
+    `session` goes by events and stays at the last one's after the close; `provider_session` and `holiday`
+    go by the provider's own time, where it is known.
+    """
+    calendar = clock.calendar
+    now_ms = clock.now_ms if lag_ms is None else clock.now_ms + lag_ms
+    today = day if day.start_ms <= now_ms < day.end_ms else TradingDay.containing(now_ms, calendar)
+    date = new_york_date(now_ms)
+    special = calendar.special(date)
+    ahead = calendar.next_special(date)
+    next_at = day.session_end(clock.now_ms)
+    return {
+        "early_close": day.early_close,
+        "next_session": PRE_MARKET if next_at >= day.end_ms else day.session(next_at),
+        "next_session_at": next_at,
+        "provider_session": None if lag_ms is None else today.session(now_ms),
+        "holiday": special.name if special else None,
+        "next_holiday": None if ahead is None else _described(ahead),
+    }
+
+
+def _described(special: SpecialDay) -> dict[str, Any]:
+    """`early_close` is the New York time at which it ends, null where there is no session at all."""
+    close = special.close
+    return {
+        "date": special.day.isoformat(),
+        "name": special.name,
+        "early_close": None if close is None else f"{close:%H:%M}",
+    }

@@ -23,6 +23,7 @@ __all__ = [
     "REGULAR",
     "MarketClock",
     "TradingDay",
+    "new_york_date",
     "next_session",
     "previous_session",
     "sessions_before",
@@ -74,7 +75,7 @@ class TradingDay(msgspec.Struct, frozen=True):
     @property
     def early_close(self) -> bool:
         """Whether it is a half day."""
-        return self.post_ms - self.open_ms < 10.5 * 3_600_000
+        return self.close_ms - self.open_ms < 6.5 * 3_600_000
 
     def session(self, ms: float) -> str:
         """The session of a time within this day; `closed` outside all of them."""
@@ -109,6 +110,11 @@ def _trading_day(day: date, close: time, following: date) -> TradingDay:
 def _at(day: date, wall: time) -> int:
     """A New York wall time. None of ours is in the hours that a clock change skips or repeats."""
     return int(datetime.combine(day, wall, NEW_YORK).timestamp() * 1000)
+
+
+def new_york_date(ms: float) -> date:
+    """The calendar date of a time in New York."""
+    return datetime.fromtimestamp(ms / 1000, NEW_YORK).date()
 
 
 def previous_session(day: date, calendar: ExchangeCalendar = US_STOCKS) -> date:

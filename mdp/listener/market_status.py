@@ -1,6 +1,7 @@
 """The provider's word on whether the market is open and what time it is there.
 
-Never the wall clock: a demo on a Sunday, or a replay of an old day, behaves as on its own day.
+Never the wall clock: a demo on a Sunday, or a replay of an old day, behaves as on its own day. The same
+source asks which holidays and half days are coming, and tells the calendar.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
 import aiohttp
 import msgspec
 import structlog
 
+from mdp.exchange_calendar import NEW_YORK, ExchangeCalendar, parse_upcoming
 from mdp.stage import Health
 
 from .outcome import one_line
@@ -28,6 +30,8 @@ UNKNOWN_PERIOD_SECONDS = 2.0  # while nothing is known
 REQUEST_SECONDS = 5.0
 MAX_BODY_BYTES = 64 * 1024
 STALE_PERIODS = 4  # without an answer, before what was known counts as unknown
+UPCOMING_SECONDS = 3_600.0  # between two questions for coming holidays: closings are announced days ahead
+UPCOMING_RETRY_SECONDS = 60.0
 CLOCK_SAMPLES = 20
 CLOCK_JUMP_MS = 5_000  # a server clock that moved so far back is another day's (a replay began again)
 
@@ -74,6 +78,7 @@ class _Answer(msgspec.Struct, rename="camel"):
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
+_TRADING = frozenset({"open", "extended-hours"})
 
 
 def parse(body: bytes, fetched_ns: int) -> MarketStatus:
@@ -109,6 +114,8 @@ class MarketStatusSource:
         period_seconds: Between two questions while the answers are good.
         clock: Monotonic nanoseconds.
         sleep: Waits between questions.
+        calendar: What is told of the provider's coming holidays, and of a market that is open on a day that
+            was taken for closed; None: holidays are not asked for.
     """
 
     name = "market_status"
@@ -121,12 +128,16 @@ class MarketStatusSource:
         period_seconds: float = PERIOD_SECONDS,
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        calendar: ExchangeCalendar | None = None,
     ) -> None:
         self._url = rest_url.rstrip("/") + "/v1/marketstatus/now"
+        self._upcoming_url = rest_url.rstrip("/") + "/v1/marketstatus/upcoming"
         self._api_key = api_key
         self._period_seconds = period_seconds
         self._clock = clock
         self._sleep = sleep
+        self._calendar = calendar
+        self._upcoming_due_ns = 0
         self._task: asyncio.Task[None] | None = None
         self._known: MarketStatus | None = None
         self._offsets_ms: deque[float] = deque(maxlen=CLOCK_SAMPLES)  # server time - monotonic time
@@ -135,6 +146,10 @@ class MarketStatusSource:
         self.polls = 0
         self.failures = 0
         self.last_error = ""
+        #: Of coming holidays: answers that could not be had or read, and rows refused by reason.
+        self.upcoming_failures = 0
+        self.upcoming_refused: dict[str, int] = {}
+        self.upcoming_error = ""
 
     @property
     def current(self) -> MarketStatus | None:
@@ -206,6 +221,7 @@ class MarketStatusSource:
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 await self._poll(session)
+                await self._poll_upcoming(session)
                 known = self.current is not None
                 await self._sleep(
                     self._period_seconds if known else min(UNKNOWN_PERIOD_SECONDS, self._period_seconds)
@@ -214,17 +230,7 @@ class MarketStatusSource:
     async def _poll(self, session: aiohttp.ClientSession) -> None:
         self.polls += 1
         try:
-            headers = {"Authorization": f"Bearer {self._api_key}"}
-            # A redirect would carry the key to another host.
-            async with session.get(self._url, headers=headers, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise ValueError(f"HTTP status {response.status}")
-                body = bytearray()
-                async for chunk in response.content.iter_chunked(MAX_BODY_BYTES):
-                    body += chunk
-                    if len(body) > MAX_BODY_BYTES:
-                        raise ValueError(f"an answer of more than {MAX_BODY_BYTES} bytes")
-            self._take(parse(bytes(body), self._clock()))
+            self._take(parse(await self._get(session, self._url), self._clock()))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
             self.failures += 1
             error = one_line(exc, (self._api_key,)) or type(exc).__name__
@@ -234,6 +240,44 @@ class MarketStatusSource:
         finally:
             self._answered.set()  # what was known may have become stale
             self._answered.clear()
+
+    async def _poll_upcoming(self, session: aiohttp.ClientSession) -> None:
+        """Ask for coming holidays where it is time to; the provider's date must be known for it."""
+        now_ms = self.server_now_ms()
+        if self._calendar is None or now_ms is None or self._clock() < self._upcoming_due_ns:
+            return
+        wait_seconds = UPCOMING_RETRY_SECONDS
+        try:
+            announced, refused = parse_upcoming(await self._get(session, self._upcoming_url))
+            for reason, rows in refused.items():
+                self.upcoming_refused[reason] = self.upcoming_refused.get(reason, 0) + rows
+            if refused:
+                log.warning("holidays_refused", rows=refused)
+            if self._calendar.learn(announced, _date_at(now_ms)):
+                log.info("holidays", known=len(announced), first=str(announced[0].day) if announced else None)
+            self.upcoming_error = ""
+            wait_seconds = UPCOMING_SECONDS
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+            self.upcoming_failures += 1
+            error = one_line(exc, (self._api_key,)) or type(exc).__name__
+            if error != self.upcoming_error:  # the library's calendar serves meanwhile
+                log.warning("holidays_failed", error=error)
+            self.upcoming_error = error
+        self._upcoming_due_ns = self._clock() + round(wait_seconds * 1e9)
+
+    async def _get(self, session: aiohttp.ClientSession, url: str) -> bytes:
+        """The body of a good answer; raises ValueError for another one, and what aiohttp raises."""
+        headers = {"Authorization": f"Bearer {self._api_key}"}
+        # A redirect would carry the key to another host.
+        async with session.get(url, headers=headers, allow_redirects=False) as response:
+            if response.status != 200:
+                raise ValueError(f"HTTP status {response.status}")
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(MAX_BODY_BYTES):
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise ValueError(f"an answer of more than {MAX_BODY_BYTES} bytes")
+        return bytes(body)
 
     def _take(self, status: MarketStatus) -> None:
         previous, self._known = self._known, status
@@ -246,7 +290,16 @@ class MarketStatusSource:
         elif was_closed:
             self._opened_ns = status.fetched_ns
         if status.server_time_ms is not None:
+            if self._calendar is not None and status.market in _TRADING:
+                day = _date_at(status.server_time_ms)
+                if self._calendar.learn_open(day, regular=status.market == "open"):
+                    log.warning("open_on_a_holiday", day=str(day), hint="the calendar took it for closed")
             offset = status.server_time_ms - status.fetched_ns / 1e6
             if self._offsets_ms and offset < max(self._offsets_ms) - CLOCK_JUMP_MS:
                 self._offsets_ms.clear()
             self._offsets_ms.append(offset)
+
+
+def _date_at(ms: int) -> date:
+    """The New York date of a time in epoch milliseconds."""
+    return datetime.fromtimestamp(ms / 1000, NEW_YORK).date()
