@@ -104,6 +104,14 @@ class ProcessorConfig(Section, kw_only=True, forbid_unknown_fields=True):
     include_otc: bool = False
 
 
+class HaltsConfig(Section, kw_only=True, forbid_unknown_fields=True):
+    """A second source of trading halts. `[halts]`"""
+
+    source: str = "nasdaq_rss"  # entry point of `mdp.halt_sources` or "package.module:Class"
+    rss_url: str = ""  # empty: off
+    poll_seconds: float = 60.0
+
+
 class CacheConfig(Section, kw_only=True, forbid_unknown_fields=True):
     """Last values, snapshot and journal. `[cache]`"""
 
@@ -165,6 +173,7 @@ class Config(Section, kw_only=True, forbid_unknown_fields=True):
     massive: MassiveConfig = msgspec.field(default_factory=MassiveConfig)
     mdq: MdqConfig = msgspec.field(default_factory=MdqConfig)
     processor: ProcessorConfig = msgspec.field(default_factory=ProcessorConfig)
+    halts: HaltsConfig = msgspec.field(default_factory=HaltsConfig)
     cache: CacheConfig = msgspec.field(default_factory=CacheConfig)
     wds: WdsConfig = msgspec.field(default_factory=WdsConfig)
     scp: ScpConfig = msgspec.field(default_factory=ScpConfig)

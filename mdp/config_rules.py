@@ -133,6 +133,9 @@ _NAMES = _each(
     lambda name: bool(_NAME.fullmatch(name)),
     'a list of different names such as "leaderboards" or "package.module:Class"',
 )
+_NAME_OR_CLASS = Rule(
+    lambda value: bool(_NAME.fullmatch(value)), 'a name such as "nasdaq_rss" or "package.module:Class"'
+)
 _MEMORY_ONLY = Rule(
     lambda value: value == "memory", '"memory" ("redis" comes with a later version, this one has one process)'
 )
@@ -165,6 +168,16 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
     "processor.scanners": _NAMES,
     "processor.max_failures": _whole(1, 1_000_000_000),
     "processor.max_symbols": _whole(1, 10_000_000),
+    "halts.source": _NAME_OR_CLASS,
+    "halts.rss_url": Rule(
+        # Its list is named in the query.
+        lambda value: not value or ("#" not in value and _is_web_address(value.partition("?")[0], path=True)),
+        'a URL such as "https://www.nasdaqtrader.com/rss.aspx?feed=tradehalts", or "" for none',
+    ),
+    "halts.poll_seconds": Rule(
+        lambda value: math.isfinite(value) and 1 <= value <= MAX_SECONDS,
+        f"a number of seconds from 1 to {MAX_SECONDS}",
+    ),
     "cache.backend": _MEMORY_ONLY,
     "cache.url": Rule(_is_redis_url, 'a URL such as "redis://127.0.0.1:6379/0"'),
     "cache.snapshot_seconds": _SECONDS,

@@ -152,11 +152,9 @@ class HaltState(msgspec.Struct, gc=False):
             that the halt before it is known as past should it come yet. `duplicate`: nothing new.
         """
         if not self.halted:
-            if at <= self.end or self.start:
-                fresh = not self.start or at > self.end + MERGE_MS
-                self.end = max(self.end, at)
-                return "unmatched" if fresh else "duplicate"
-            self.end, self.end_source = at, source
+            if self.end and at <= self.end + MERGE_MS:
+                return "duplicate"
+            self.start, self.end, self.end_source = 0, at, source
             return "unmatched"
         if at < self.start:
             return "late"
