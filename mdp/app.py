@@ -25,11 +25,12 @@ from mdp.cache.rest import RestClient
 from mdp.config import Config
 from mdp.controls import AppControls
 from mdp.demo import Demo, DemoError, DemoOptions, configured
-from mdp.events import HALTS, QUEUES
+from mdp.events import HALT_NOTICES, HALTS, QUEUES, HaltNotice
 from mdp.exchange_calendar import ExchangeCalendar
 from mdp.listener.market_status import MarketStatusSource
 from mdp.listener.massive import MassiveListener
 from mdp.listener.ring import RawRing
+from mdp.listener.trade_halts import HaltSource
 from mdp.market_status import MarketStatusFeed
 from mdp.observability.loop_lag import LoopLag, StepTimers
 from mdp.observability.metrics import Metrics
@@ -42,7 +43,7 @@ from mdp.processor.pace import Pace
 from mdp.processor.results import Results
 from mdp.processor.rewind import RewindWatch
 from mdp.processor.worker import Processor
-from mdp.queues.base import Queue
+from mdp.queues.base import Batch, Queue
 from mdp.queues.memory import MemoryQueue
 from mdp.scanner.base import Scanner
 from mdp.scanner.stage import ScannerStage
@@ -55,6 +56,7 @@ __all__ = ["App", "DemoOptions", "StartError", "run"]
 log = structlog.get_logger(__name__)
 
 _ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
+_NOTICES = 1_000  # in one batch: a halt of the whole market has ten thousand
 _STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
 
 
@@ -105,6 +107,7 @@ class App:
             )
             for name in QUEUES
         }
+        self.halt_source = self._halt_source()
         self.ring = RawRing(max_bytes=massive.ring_bytes, max_age_ns=int(massive.ring_max_age_seconds * 1e9))
         self.pace = Pace(self.ring)
         self.market_status = MarketStatusSource(massive.rest_url, massive.api_key, calendar=self.calendar)
@@ -182,6 +185,8 @@ class App:
         yield self.processor
         yield self.decode
         yield self.reference
+        if self.halt_source is not None:
+            yield self.halt_source
         yield self.listener
 
     async def start(self) -> None:
@@ -316,10 +321,26 @@ class App:
             for name in dict.fromkeys(self.config.processor.scanners)
         ]
 
+    def _halt_source(self) -> HaltSource | None:
+        """The second source of halts, with a queue of its own; None where none is configured."""
+        config = self.config.halts
+        if not config.rss_url:
+            return None
+        queue = MemoryQueue(HALT_NOTICES, max_events=self.config.mdq.max_events)
+        self.queues[HALT_NOTICES] = queue
+
+        def put(notices: list[HaltNotice]) -> None:
+            for at in range(0, len(notices), _NOTICES):
+                queue.put(Batch(notices[at : at + _NOTICES], time.monotonic_ns()))
+
+        source = self._load("halt_sources", config.source, HaltSource, key="halts.source")
+        made: HaltSource = source(config, put, lambda: self.market.clock.now_ms)
+        return made
+
     @staticmethod
-    def _load(kind: str, name: str, base: type) -> Any:
+    def _load(kind: str, name: str, base: type, *, key: str = "") -> Any:
         try:
-            return plugins.load(f"mdp.{kind}", name, base, key=f"processor.{kind}")
+            return plugins.load(f"mdp.{kind}", name, base, key=key or f"processor.{kind}")
         except plugins.PluginError as exc:
             raise StartError(str(exc), exit_code=2) from None
 

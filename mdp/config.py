@@ -96,7 +96,14 @@ class ProcessorConfig(Section, kw_only=True, forbid_unknown_fields=True):
     """Which analyzers run. `[processor]`"""
 
     analyzers: list[str] = msgspec.field(
-        default_factory=lambda: ["raw_feeds", "enriched_quote", "leaderboards", "top_trades", "daily_range"]
+        default_factory=lambda: [
+            "raw_feeds",
+            "enriched_quote",
+            "leaderboards",
+            "top_trades",
+            "daily_range",
+            "halts",
+        ]
     )
     scanners: list[str] = msgspec.field(default_factory=lambda: ["market_breadth"])
     max_failures: int = 100  # of one analyzer before it is disabled

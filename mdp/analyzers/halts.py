@@ -101,8 +101,7 @@ class Halts(Analyzer):
         if self._ahead:
             self._retry(day)
         if kind is HaltNotice:
-            # A symbol's older halts first: the list is newest first.
-            for notice in sorted(events, key=lambda notice: notice.halt_timestamp):
+            for notice in events:
                 self._notice(notice, day)
         else:
             for event in events:

@@ -38,7 +38,7 @@ class HaltSource:
 
     Args:
         config: `[halts]`.
-        put: Takes what is known, again and again; must not wait.
+        put: Takes what is known, again and again, older halts first; must not wait.
         now_ms: Market time; 0 while unknown. A notice's `timestamp` is this at the time it was learned.
     """
 
@@ -190,7 +190,8 @@ class TradeHalts(HaltSource):
                     raise _Refused("too_large", f"an answer of more than {MAX_BODY_BYTES} bytes")
                 reader.feed(piece)
                 await asyncio.sleep(0)
-            self._known = reader.finish()
+            # The list is newest first. A symbol's halts are a story, to be told from its beginning.
+            self._known = sorted(reader.finish(), key=lambda notice: notice.halt_timestamp)
             self.malformed += reader.malformed
             tags = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
             self._validators = {

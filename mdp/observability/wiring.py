@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mdp.analyzers.halts import Halts
 from mdp.listener.states import FeedState
 from mdp.observability.metrics import Histogram, Metrics
 
@@ -23,6 +24,7 @@ def show(app: App, metrics: Metrics) -> Histogram:
     _feed(app, metrics)
     _accounting(app, metrics)
     _results(app, metrics)
+    _halts(app, metrics)
     _clients(app, metrics)
     _keeping(app, metrics)
     app.reference.register(metrics)
@@ -182,6 +184,26 @@ def _results(app: App, metrics: Metrics) -> None:
         ("analyzer", "reason"),
         ignored,
     )
+
+
+def _halts(app: App, metrics: Metrics) -> None:
+    halts = next((g.analyzer for g in app.engine.guards if isinstance(g.analyzer, Halts)), None)
+    if halts is not None:
+        metrics.gauges("mdp_halts_active", "Symbols halted now.", (), lambda: {(): float(len(halts.active))})
+        metrics.counters(
+            "mdp_halts_total",
+            "Halts and resumptions announced, by who said so first: tape, exchange's list, trades.",
+            ("event", "source"),
+            lambda: {key: float(count) for key, count in halts.announced.items()},
+        )
+    source = app.halt_source
+    if source is not None:
+        metrics.counters(
+            "mdp_halt_source_polls_total",
+            "Questions for an exchange's list of halts, by outcome.",
+            ("outcome",),
+            lambda: {(outcome,): float(count) for outcome, count in source.polls.items()},
+        )
 
 
 #: Numbers of `WdsCounters` that only grow, with what they say.
