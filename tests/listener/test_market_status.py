@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import date
 from typing import Any
 
 import pytest
 import structlog
 from aiohttp import web
 
+from mdp.exchange_calendar import ExchangeCalendar
 from mdp.listener.market_status import MAX_BODY_BYTES, MarketStatusSource, parse
 from mdp.listener.watchdog import Market
 
@@ -33,6 +35,8 @@ class RestServer:
         self.headers: list[str | None] = []
         self.url = ""
         self.hang = False
+        self.upcoming: list[tuple[int, str]] = [(200, "[]")]
+        self.upcoming_headers: list[str | None] = []
 
     def put(self, *bodies: str, status: int = 200) -> None:
         self.answers = [(status, body) for body in bodies]
@@ -45,6 +49,12 @@ class RestServer:
         headers = {"Location": "/elsewhere"} if status == 302 else None
         return web.Response(status=status, text=body, headers=headers)
 
+    async def holidays(self, request: web.Request) -> web.Response:
+        self.upcoming_headers.append(request.headers.get("Authorization"))
+        status, body = self.upcoming.pop(0) if len(self.upcoming) > 1 else self.upcoming[0]
+        headers = {"Location": "/elsewhere"} if status == 302 else None
+        return web.Response(status=status, text=body, headers=headers)
+
 
 @pytest.fixture
 async def rest() -> AsyncIterator[RestServer]:
@@ -52,6 +62,7 @@ async def rest() -> AsyncIterator[RestServer]:
     server = RestServer()
     app = web.Application()
     app.router.add_get("/v1/marketstatus/now", server.handle)
+    app.router.add_get("/v1/marketstatus/upcoming", server.holidays)
     app.router.add_get("/elsewhere", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -75,11 +86,13 @@ class Clock:
 class Poller:
     """A source whose next question is asked when the test says so."""
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self, url: str, clock: Clock | None = None, calendar: ExchangeCalendar | None = None
+    ) -> None:
         self.clock = clock or Clock()
         self.waits: list[float] = []
         self._go = asyncio.Event()
-        self.source = MarketStatusSource(url, KEY, clock=self.clock, sleep=self._sleep)
+        self.source = MarketStatusSource(url, KEY, clock=self.clock, sleep=self._sleep, calendar=calendar)
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -283,3 +296,100 @@ def test_parse_refuses_what_has_no_offset() -> None:
     """A time without an offset could be anywhere."""
     with pytest.raises(ValueError, match="offset"):
         parse(answer(server_time="2026-03-10T09:25:00").encode(), 0)
+
+
+# --- coming holidays ---
+
+MOURNING = json.dumps(
+    [
+        {"date": "2026-03-12", "exchange": name, "name": "National Day of Mourning", "status": "closed"}
+        for name in ("NYSE", "NASDAQ", "OTC")
+    ]
+)
+CLOSED_DAY = date(2026, 3, 12)
+
+
+async def test_coming_holidays_reach_the_calendar(rest: RestServer) -> None:
+    """Once an hour, with the key as a bearer; without a calendar nobody asks."""
+    rest.upcoming = [(200, MOURNING)]
+    calendar = ExchangeCalendar()
+    async with Poller(rest.url, calendar=calendar) as poller:
+        assert not calendar.is_session(CLOSED_DAY)
+        assert rest.upcoming_headers == [f"Bearer {KEY}"]
+        await poller.poll(3_599.0)
+        assert len(rest.upcoming_headers) == 1
+        await poller.poll(1.0)
+        assert len(rest.upcoming_headers) == 2
+    async with Poller(rest.url):
+        assert len(rest.upcoming_headers) == 2
+
+
+async def test_holidays_wait_for_the_providers_date(rest: RestServer) -> None:
+    """What is past and what is coming depends on it, and the wall clock does not tell it."""
+    rest.put("down", status=503)
+    rest.upcoming = [(200, MOURNING)]
+    calendar = ExchangeCalendar()
+    async with Poller(rest.url, calendar=calendar) as poller:
+        assert rest.upcoming_headers == []
+        rest.put(answer())
+        await poller.poll(2.0)
+        assert not calendar.is_session(CLOSED_DAY)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, "not here"), (500, MOURNING), (302, ""), (200, "<html>"), (200, "{}"), (200, '[{"date":7}]')],
+)
+async def test_holidays_that_cannot_be_had_leave_the_librarys_calendar(
+    rest: RestServer, status: int, body: str
+) -> None:
+    """Asked again a minute later; the market's status is known all the same; said once."""
+    rest.upcoming = [(status, body)]
+    calendar = ExchangeCalendar()
+    with structlog.testing.capture_logs() as logs:
+        async with Poller(rest.url, calendar=calendar) as poller:
+            assert poller.source.is_open() is True
+            assert poller.source.upcoming_failures == 1
+            assert calendar.revision == 0
+            await poller.poll(59.0)
+            assert len(rest.upcoming_headers) == 1
+            await poller.poll(1.0)
+            assert len(rest.upcoming_headers) == poller.source.upcoming_failures == 2
+            rest.upcoming = [(200, MOURNING)]
+            await poller.poll(60.0)
+            assert not calendar.is_session(CLOSED_DAY)
+            assert poller.source.upcoming_error == ""
+    assert len([entry for entry in logs if entry["event"] == "holidays_failed"]) == 1
+    assert KEY not in repr(logs)
+
+
+async def test_refused_rows_are_counted_by_reason(rest: RestServer) -> None:
+    """The good ones count."""
+    rows = [*json.loads(MOURNING), {"date": "2026-03-13", "exchange": "NYSE", "status": "odd"}, 5]
+    rest.upcoming = [(200, json.dumps(rows))]
+    calendar = ExchangeCalendar()
+    async with Poller(rest.url, calendar=calendar) as poller:
+        assert poller.source.upcoming_refused == {"status": 1, "malformed": 1}
+        assert not calendar.is_session(CLOSED_DAY)
+        assert calendar.is_session(date(2026, 3, 13))
+
+
+async def test_a_market_that_is_open_on_a_holiday_is_believed(rest: RestServer) -> None:
+    """Good Friday 2026 by the library, a regular session by the provider."""
+    good_friday = date(2026, 4, 3)
+    calendar = ExchangeCalendar()
+    rest.put(answer("closed", server_time="2026-04-03T05:00:00-04:00"))
+    async with Poller(rest.url, calendar=calendar) as poller:
+        assert not calendar.is_session(good_friday)
+        rest.put(answer("open", server_time="2026-04-03T09:30:05-04:00"))
+        await poller.poll(30.0)
+        assert calendar.is_session(good_friday)
+
+
+async def test_the_date_is_new_yorks(rest: RestServer) -> None:
+    """20:30 on Thursday is Friday in London; extended hours then say nothing of Good Friday."""
+    calendar = ExchangeCalendar()
+    rest.put(answer("extended-hours", server_time="2026-04-03T00:30:00+00:00"))
+    async with Poller(rest.url, calendar=calendar):
+        assert not calendar.is_session(date(2026, 4, 3))
+        assert calendar.revision == 0

@@ -101,22 +101,28 @@ def test_each_analyzer_sees_its_queues_in_order() -> None:
         (at(3, 59, 59, ms=999), at(4), [("day", "2024-03-05"), ("session", PRE_MARKET)]),
         (at(16), at(16, day=(2024, 3, 6)), [("day", "2024-03-06"), ("session", AFTER_HOURS)]),
         (at(9, 0), at(10, day=(2024, 3, 8)), [("day", "2024-03-08"), ("session", REGULAR)]),
+        # The clocks change on a Sunday, which belongs to Friday's trading day.
+        (at(20, day=(2024, 3, 8)), at(4, day=(2024, 3, 10)), []),
         (
-            at(3, 30, day=(2024, 3, 10)),
-            at(4, day=(2024, 3, 10)),
-            [("day", "2024-03-10"), ("session", PRE_MARKET)],
+            at(3, 59, day=(2024, 3, 11)),
+            at(4, day=(2024, 3, 11)),
+            [("day", "2024-03-11"), ("session", PRE_MARKET)],
         ),
         (
-            at(3, 30, day=(2024, 11, 3)),
-            at(4, day=(2024, 11, 3)),
-            [("day", "2024-11-03"), ("session", PRE_MARKET)],
+            at(3, 59, day=(2024, 11, 4)),
+            at(4, day=(2024, 11, 4)),
+            [("day", "2024-11-04"), ("session", PRE_MARKET)],
         ),
+        # Thanksgiving is closed and belongs to Wednesday; the day after is a half day.
+        (at(20, day=(2024, 11, 27)), at(9, 30, day=(2024, 11, 28)), []),
+        (at(12, 59, 59, day=(2024, 11, 29)), at(13, day=(2024, 11, 29)), [("session", AFTER_HOURS)]),
+        (at(16, 59, 59, day=(2024, 11, 29)), at(17, day=(2024, 11, 29)), [("session", CLOSED)]),
     ],
 )
 def test_the_first_event_past_a_boundary_resets(
     before: int, after: int, expected: list[tuple[str, str]]
 ) -> None:
-    """To the millisecond, once, also over days without an event and on the days of a clock change."""
+    """To the millisecond, once, over days without an event, weekends, clock changes and half days."""
     s = Setting()
     s.trades(before)
     told = [entry[1:] for entry in s.trades(after, after) if entry[0] == "a" and entry[1] != "process"]
