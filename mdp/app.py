@@ -40,6 +40,7 @@ from mdp.processor.decode import DecodeStage
 from mdp.processor.engine import Engine
 from mdp.processor.keeper import Keeper
 from mdp.processor.pace import Pace
+from mdp.processor.reference_swap import ReferenceSwap
 from mdp.processor.results import Results
 from mdp.processor.rewind import RewindWatch
 from mdp.processor.worker import Processor
@@ -95,8 +96,9 @@ class App:
         )
         self.calendar = ExchangeCalendar(every_day=massive.market in _ALWAYS_OPEN)
         self.market.clock.use(self.calendar)
+        swap = ReferenceSwap(self.market, self.results, lambda day: self.reference.enter(day))
         self.engine = Engine(
-            self.market, self.results, self._analyzers(), max_failures=config.processor.max_failures
+            self.market, self.results, [swap, *self._analyzers()], max_failures=config.processor.max_failures
         )
         self.queues: dict[str, Queue] = {
             name: MemoryQueue(
@@ -126,15 +128,25 @@ class App:
             processed=self._processed,
             give_way=lambda: self.pace.reading,
         )
-        self.rest = RestClient(massive.rest_url, massive.api_key)
+        self.rest = RestClient(
+            massive.rest_url,
+            massive.api_key,
+            concurrency=massive.rest_concurrency,
+            rate=massive.rest_requests_per_minute / 60,
+        )
         self.reference = Reference(
             self.rest,
-            today=lambda: self.market.clock.day.day if self.market.clock.day else None,
+            server_ms=self.market_status.server_now_ms,
+            market_ms=lambda: self.market.clock.now_ms,
+            market_day=lambda: self.market.clock.day.day if self.market.clock.day else None,
+            seen=lambda: self.market.symbols,
+            calendar=self.calendar,
             include_otc=config.processor.include_otc,
             max_symbols=config.processor.max_symbols,
             step=self.steps.get("reference"),
         )
         self.reference.on_rows.append(self.market.refer)
+        self.reference.on_swap.append(swap.swap)
         self.rewind = RewindWatch(self.engine)
         self.keeper: Keeper | None = None
         if config.cache.snapshot_path:
@@ -349,9 +361,6 @@ class App:
         while True:
             await asyncio.sleep(1)
             self.rewind.look(self.market_status.current)
-            day = self.market.clock.day
-            if day is not None and self.reference.day is not None and day.day != self.reference.day:
-                self.reference.renew(day.day)
 
 
 def spare_the_collector() -> None:

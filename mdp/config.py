@@ -81,6 +81,8 @@ class MassiveConfig(Section, kw_only=True, forbid_unknown_fields=True):
     max_frame_bytes: int = 16 * 1024 * 1024
     ring_bytes: int = 64 * 1024 * 1024  # raw frames waiting to be decoded
     ring_max_age_seconds: float = 1.0  # older undecoded frames are shed
+    rest_requests_per_minute: float = 3_000.0  # of the REST client, retries included
+    rest_concurrency: int = 4  # REST requests under way at once
 
 
 class MdqConfig(Section, kw_only=True, forbid_unknown_fields=True):

@@ -160,6 +160,11 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
     "massive.max_frame_bytes": _whole(1_024, 1 << 30),
     "massive.ring_bytes": _whole(1_024, 1 << 36),
     "massive.ring_max_age_seconds": _SECONDS,
+    "massive.rest_requests_per_minute": Rule(
+        lambda value: math.isfinite(value) and 1 <= value <= 60_000,
+        "a number of requests a minute from 1 to 60000",
+    ),
+    "massive.rest_concurrency": _whole(1, 64),
     "mdq.backend": _MEMORY_ONLY,
     "mdq.ttl_seconds": _SECONDS,
     "mdq.max_events": _whole(1, 100_000_000),

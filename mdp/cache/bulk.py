@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from mdp.cache.validate import Checks
 from mdp.observability.loop_lag import StepTimer
 
 #: Rows decoded in one step; about 0.3 ms of decoding, the rest is left to what is done with them.
@@ -24,9 +25,6 @@ SLICE_ROWS = 500
 SCAN_ROWS = 100
 #: Larger bodies are not cut by one call: at 1.5 GB/s it would take more than the 10 ms of a step.
 CUT_BYTES = 10 * 1024 * 1024
-#: No price, volume or float is larger; one that is was scaled or parsed wrongly.
-LARGEST = 1e15
-MAX_SYMBOL_LENGTH = 32
 
 _UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError, OverflowError)
 
@@ -37,46 +35,7 @@ class BodyError(Exception):
     """A body from which nothing, or nothing more, can be read. One line, without data."""
 
 
-class Rejected:
-    """What was not used, counted by reason.
-
-    Attributes:
-        counts: (reason,) -> values or rows.
-    """
-
-    def __init__(self) -> None:
-        self.counts: dict[tuple[str], int] = {}
-
-    def add(self, reason: str) -> None:
-        """Count one value or row."""
-        self.counts[reason,] = self.counts.get((reason,), 0) + 1
-
-    def amount(self, value: Any) -> float | None:
-        """`value` if it can be a price or volume, else None, counted with the reason."""
-        kind = type(value)
-        if kind is not float and kind is not int:
-            self.add("missing" if value is None else "not a number")
-        elif 0 <= value <= LARGEST:
-            return value  # type: ignore[no-any-return]
-        elif value != value:
-            self.add("not a number")
-        else:
-            self.add("negative" if value < 0 else "absurd")
-        return None
-
-    def number(self, value: Any) -> float:
-        """As `amount`, with 0 (unknown) for what cannot be used."""
-        return self.amount(value) or 0
-
-    def symbol(self, value: Any) -> str:
-        """`value` if it can be a symbol, else the empty string, counted."""
-        if type(value) is str and 0 < len(value) <= MAX_SYMBOL_LENGTH:
-            return value
-        self.add("symbol")
-        return ""
-
-
-# Fields are of any type here, so that one wrong value loses itself and not its row; `Rejected`
+# Fields are of any type here, so that one wrong value loses itself and not its row; `Checks`
 # decides. Only what is used is named: msgspec skips the rest unread.
 
 
@@ -116,6 +75,16 @@ class FloatRow(msgspec.Struct, gc=False):
 
     ticker: Any = None
     free_float: Any = None
+    effective_date: Any = None
+
+
+class SplitRow(msgspec.Struct, gc=False):
+    """One of `results` of the splits endpoint: `split_from` old shares become `split_to` new ones."""
+
+    ticker: Any = None
+    execution_date: Any = None
+    split_from: Any = None
+    split_to: Any = None
 
 
 class _Envelope(msgspec.Struct):
@@ -124,13 +93,13 @@ class _Envelope(msgspec.Struct):
     results: list[msgspec.Raw] | None = None
 
 
-RowT = TypeVar("RowT", SnapshotRow, GroupedBar, GroupedVolume, FloatRow)
+RowT = TypeVar("RowT", SnapshotRow, GroupedBar, GroupedVolume, FloatRow, SplitRow)
 
 _cut = msgspec.json.Decoder(_Envelope).decode
 
 
 async def rows(
-    body: bytes, name: ListName, row_type: type[RowT], rejected: Rejected, step: StepTimer
+    body: bytes, name: ListName, row_type: type[RowT], checks: Checks, step: StepTimer
 ) -> AsyncIterator[list[RowT]]:
     """The rows of a bulk answer, some at a time, giving the loop back after each.
 
@@ -147,7 +116,7 @@ async def rows(
         with step, suppress(*_UNREADABLE):  # the scanner will tell what is wrong, or manage
             envelope = _cut(body)
     if envelope is None:
-        async for scanned in _scan(body, name, row_type, rejected, step):
+        async for scanned in _scan(body, name, row_type, checks, step):
             yield scanned
         return
     if isinstance(envelope.status, str) and envelope.status.upper() in ("ERROR", "NOT_AUTHORIZED"):
@@ -157,21 +126,21 @@ async def rows(
     for start in range(0, len(pieces), SLICE_ROWS):
         await asyncio.sleep(0)
         with step:
-            yield _decode_all(pieces[start : start + SLICE_ROWS], decode, rejected)
+            yield _decode_all(pieces[start : start + SLICE_ROWS], decode, checks)
 
 
-def _decode_all(pieces: list[msgspec.Raw], decode: Callable[[Any], RowT], rejected: Rejected) -> list[RowT]:
+def _decode_all(pieces: list[msgspec.Raw], decode: Callable[[Any], RowT], checks: Checks) -> list[RowT]:
     found = []
     for piece in pieces:
         try:
             found.append(decode(piece))
         except _UNREADABLE:
-            rejected.add("row")
+            checks.add("row")
     return found
 
 
 async def _scan(
-    body: bytes, name: ListName, row_type: type[RowT], rejected: Rejected, step: StepTimer
+    body: bytes, name: ListName, row_type: type[RowT], checks: Checks, step: StepTimer
 ) -> AsyncIterator[list[RowT]]:
     with step:
         text = body.decode("utf-8", "replace")
@@ -194,7 +163,7 @@ async def _scan(
                 try:
                     found.append(msgspec.convert(row, row_type))
                 except _UNREADABLE:
-                    rejected.add("row")
+                    checks.add("row")
                 between = gap.match(text, position)
                 if between is None:
                     raise BodyError("the answer is cut off or not JSON")

@@ -1,24 +1,35 @@
-"""The four bulk endpoints of the provider, read into the table of reference values."""
+"""The bulk endpoints of the provider, read into the table of a trading day's reference values."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import date, datetime
+from datetime import date, timedelta
 
 import msgspec
 
-from mdp.cache.bulk import FloatRow, GroupedBar, GroupedVolume, SnapshotRow, rows
+from mdp.cache import paths
+from mdp.cache.bulk import FloatRow, GroupedBar, GroupedVolume, SnapshotRow, SplitRow, rows
 from mdp.cache.rest import RestClient
-from mdp.cache.table import ReferenceRow, ReferenceTable
+from mdp.cache.splits import Splits
+from mdp.cache.table import FLOAT, ReferenceRow, ReferenceTable
+from mdp.cache.validate import Rejected
 from mdp.observability.loop_lag import StepTimer
-from mdp.sessions import NEW_YORK, TradingDay
 
-STATUS_PATH = "/v1/marketstatus/now"
-SNAPSHOT_PATH = "/v2/snapshot/locale/us/markets/stocks/tickers"
-GROUPED_PATH = "/v2/aggs/grouped/locale/us/market/stocks/"  # + the date
-FLOAT_PATH = "/stocks/vX/float"
-FLOAT_PAGE_ROWS = 5_000
+PAGE_ROWS = 5_000  # the most that these endpoints give
+SPLIT_DAYS = 80  # calendar days of splits: more than 45 sessions
+#: Of the closes that the snapshot shares with the previous session, that must be the same.
+AGREEING = 0.5
+_SAME = 0.005
+
+PrevDays = list[tuple[str, tuple[float, float, float, float, float, float]]]
+
+
+class Session(msgspec.Struct):
+    """Volumes (shares) of one session, by symbol; and who traded in it, nobody knows how much."""
+
+    volumes: dict[str, float]
+    refused: set[str]
 
 
 class Endpoints:
@@ -28,134 +39,196 @@ class Endpoints:
     rows read before that stay. Only one body is read at a time, so that a turn of the event loop holds
     one slice of one body.
 
+    Args:
+        rest: The provider.
+        table: Of trading day `day`.
+        day: To which prices and volumes are brought by the splits.
+        rejected: Counts what is not used.
+
     Attributes:
         calls: Requests that were answered or given up.
+        splits: Filled by `learn_splits`.
     """
 
     def __init__(
-        self, rest: RestClient, table: ReferenceTable, step: StepTimer, *, include_otc: bool
+        self,
+        rest: RestClient,
+        table: ReferenceTable,
+        day: date,
+        rejected: Rejected,
+        step: StepTimer,
+        *,
+        include_otc: bool,
     ) -> None:
         self.calls = 0
-        self._rest, self._table, self._step = rest, table, step
+        self.splits = Splits(day)
+        self._rest, self._table, self._day, self._step = rest, table, day, step
         self._otc = {"include_otc": "true"} if include_otc else {}
         self._reading = asyncio.Lock()
+        self._split, self._snapshot = rejected.at("splits"), rejected.at("snapshot")
+        self._grouped, self._float = rejected.at("grouped"), rejected.at("float")
 
-    async def day(self) -> date:
-        """The provider's trading day; raises ValueError where it tells no time."""
-        return trading_day(await self._call(self._rest.get(STATUS_PATH)))
+    async def learn_splits(self) -> None:
+        """The splits of the last months, up to the trading day."""
+        query = {
+            "execution_date.gte": (self._day - timedelta(days=SPLIT_DAYS)).isoformat(),
+            "execution_date.lte": self._day.isoformat(),
+            "limit": str(PAGE_ROWS),
+        }
+        checks = self._split
+        async for body in self._rest.pages(paths.SPLITS, query):
+            self.calls += 1
+            async with self._reading:
+                async for part in rows(body, "results", SplitRow, checks, self._step):
+                    for item in part:
+                        symbol, executed = checks.symbol(item.ticker), checks.day(item.execution_date)
+                        old, new = checks.ratio(item.split_from), checks.ratio(item.split_to)
+                        usable = symbol and executed and old and new
+                        if usable and executed and not self.splits.add(symbol, executed, old, new):
+                            checks.add("absurd")
 
-    async def snapshot(self) -> int:
-        """Previous days' bars from the full snapshot; the number of symbols that have one."""
-        body = await self._call(self._rest.get(SNAPSHOT_PATH, self._otc))
-        found = 0
-        number = self._table.rejected.number
+    async def snapshot(self) -> PrevDays:
+        """The previous days' bars of a full snapshot, of whichever session they are: see `take_snapshot`."""
+        body = await self._call(self._rest.get(paths.SNAPSHOT, self._otc))
+        found: PrevDays = []
+        checks = self._snapshot
         async with self._reading:
-            async for part in rows(body, "tickers", SnapshotRow, self._table.rejected, self._step):
-                changed: dict[str, ReferenceRow] = {}
+            async for part in rows(body, "tickers", SnapshotRow, checks, self._step):
                 for item in part:
-                    symbol, bar = self._table.rejected.symbol(item.ticker), item.prevDay
-                    if not symbol or bar is None:
-                        if symbol:
-                            self._table.rejected.add("missing")
+                    if not (symbol := checks.symbol(item.ticker)):
                         continue
-                    # All zeros: no previous day. Not a wrong value, but none to use either.
-                    if (close := number(bar.c)) and (row := self._table.row(symbol)) is not None:
-                        row.prev_day_close = close
-                        row.prev_day_open = number(bar.o) or row.prev_day_open
-                        row.prev_day_high = number(bar.h) or row.prev_day_high
-                        row.prev_day_low = number(bar.l) or row.prev_day_low
-                        row.prev_day_volume = number(bar.v) or row.prev_day_volume
-                        row.prev_day_vwap = number(bar.vw) or row.prev_day_vwap
-                        changed[symbol] = row
-                found += len(changed)
-                self._table.notify(changed)
+                    if item.prevDay is None:
+                        checks.add("missing")
+                    elif (bar := checks.bar(item.prevDay)) is not None:
+                        found.append((symbol, bar))
         return found
+
+    async def take_snapshot(self, found: PrevDays, *, trusted: bool) -> bool:
+        """Give the snapshot's previous days to symbols that have none.
+
+        The snapshot does not say of which session `prevDay` is: it is cleared at 03:30 and fills again from
+        04:00 New York time (market.md A4), and on a weekend it may be either. So its closes are held
+        against those of the previous session's grouped bars.
+
+        Args:
+            found: What `snapshot` gave.
+            trusted: What to think where there is nothing to compare with.
+
+        Returns:
+            Whether it is of the previous session. If not, it was not used.
+        """
+        known = agreeing = 0
+        for start in range(0, len(found), 500):
+            with self._step:
+                for symbol, bar in found[start : start + 500]:
+                    row = self._table.rows.get(symbol)
+                    if row is not None and row.prev_day_close and not self.splits.takes_effect(symbol):
+                        known += 1
+                        agreeing += abs(bar[3] - row.prev_day_close) <= _SAME * row.prev_day_close
+            await asyncio.sleep(0)
+        if agreeing < AGREEING * known if known else not trusted:
+            self._snapshot.add("another day")
+            return False
+        for start in range(0, len(found), 500):
+            with self._step:
+                changed: dict[str, ReferenceRow] = {}
+                for symbol, bar in found[start : start + 500]:
+                    # Whether the provider has adjusted it for tonight's split is not said: better unknown.
+                    if self.splits.takes_effect(symbol):
+                        continue
+                    row = self._table.row(symbol, self._snapshot)
+                    if row is not None and not row.prev_day_close:
+                        row.take_bar(bar)
+                        changed[symbol] = row
+                self._table.notify(changed)
+            await asyncio.sleep(0)
+        return True
 
     async def floats(self) -> int:
         """Floats, all pages; the number of symbols that have one."""
         found = 0
-        async for body in self._rest.pages(FLOAT_PATH, {"limit": str(FLOAT_PAGE_ROWS)}):
+        checks = self._float
+        async for body in self._rest.pages(paths.FLOAT, {"limit": str(PAGE_ROWS)}):
             self.calls += 1
             async with self._reading:
-                async for part in rows(body, "results", FloatRow, self._table.rejected, self._step):
+                async for part in rows(body, "results", FloatRow, checks, self._step):
                     changed: dict[str, ReferenceRow] = {}
                     for item in part:
-                        symbol = self._table.rejected.symbol(item.ticker)
-                        value = self._table.rejected.number(item.free_float)
-                        if symbol and value and (row := self._table.row(symbol)) is not None:
-                            row.free_float = value
+                        symbol, value = checks.symbol(item.ticker), checks.shares(item.free_float)
+                        if symbol and value and (row := self._table.row(symbol, checks)) is not None:
+                            row.free_float = value * self._float_ratio(symbol, item.effective_date)
+                            row.answered(FLOAT)
                             changed[symbol] = row
                     found += len(changed)
                     self._table.notify(changed)
         return found
 
-    async def session(self, day: date, *, bars: bool) -> dict[str, float]:
-        """Volumes (shares) by symbol of one session; empty where there was none.
+    async def session(self, day: date, *, bars: bool, adjusted: bool) -> Session:
+        """The volumes of one session; empty where there was none.
 
         Args:
-            bars: Give the session's bars to symbols whose previous day the snapshot does not know.
+            day: Its date.
+            bars: It is the previous session: its bars are the symbols' previous days.
+            adjusted: Leave splits to the provider, because they are not known here.
         """
-        path = GROUPED_PATH + day.isoformat()
-        body = await self._call(self._rest.get(path, {"adjusted": "true", **self._otc}))
+        query = {"adjusted": "true" if adjusted else "false", **self._otc}
+        body = await self._call(self._rest.get(paths.GROUPED + day.isoformat(), query))
+        splits = Splits(self._day) if adjusted else self.splits
         async with self._reading:
-            return await (self._bars(body) if bars else self._volumes(body))
-
-    async def _volumes(self, body: bytes) -> dict[str, float]:
-        found: dict[str, float] = {}
-        symbol_of, amount = self._table.rejected.symbol, self._table.rejected.amount
-        async for part in rows(body, "results", GroupedVolume, self._table.rejected, self._step):
-            for item in part:
-                if (symbol := symbol_of(item.T)) and (volume := amount(item.v)) is not None:
-                    found[symbol] = volume
+            found = await (self._bars(body, day, splits) if bars else self._volumes(body))
+            with self._step:
+                for symbol in splits.by_symbol:
+                    if symbol in found.volumes:
+                        found.volumes[symbol] *= splits.ratio(symbol, day)
         return found
 
-    async def _bars(self, body: bytes) -> dict[str, float]:
-        """As `_volumes`; gives the bars to symbols whose previous day the snapshot does not know."""
-        found: dict[str, float] = {}
-        symbol_of, amount, number = (
-            self._table.rejected.symbol,
-            self._table.rejected.amount,
-            self._table.rejected.number,
-        )
-        async for part in rows(body, "results", GroupedBar, self._table.rejected, self._step):
+    async def _volumes(self, body: bytes) -> Session:
+        found = Session({}, set())
+        checks = self._grouped
+        async for part in rows(body, "results", GroupedVolume, checks, self._step):
+            for item in part:
+                if symbol := checks.symbol(item.T):
+                    volume = checks.shares(item.v)
+                    if volume is None:
+                        found.refused.add(symbol)
+                    else:
+                        found.volumes[symbol] = volume
+        return found
+
+    async def _bars(self, body: bytes, day: date, splits: Splits) -> Session:
+        found = Session({}, set())
+        checks = self._grouped
+        async for part in rows(body, "results", GroupedBar, checks, self._step):
             changed: dict[str, ReferenceRow] = {}
             for item in part:
-                if not (symbol := symbol_of(item.T)):
+                if not (symbol := checks.symbol(item.T)):
                     continue
-                volume = amount(item.v)
-                if volume is not None:
-                    found[symbol] = volume
-                if (close := number(item.c)) and (row := self._table.row(symbol)) is not None:
-                    row.prev_day_close = row.prev_day_close or close
-                    row.prev_day_open = row.prev_day_open or number(item.o)
-                    row.prev_day_high = row.prev_day_high or number(item.h)
-                    row.prev_day_low = row.prev_day_low or number(item.l)
-                    row.prev_day_volume = row.prev_day_volume or volume or 0
-                    row.prev_day_vwap = row.prev_day_vwap or number(item.vw)
+                volume = checks.shares(item.v)
+                if volume is None:
+                    found.refused.add(symbol)
+                    item.v = 0  # counted once
+                else:
+                    found.volumes[symbol] = volume
+                bar = checks.bar(item)
+                if bar is not None and (row := self._table.row(symbol, checks)) is not None:
+                    row.take_bar(bar, splits.ratio(symbol, day))
                     changed[symbol] = row
             self._table.notify(changed)
         return found
+
+    def new_row(self, symbol: str) -> ReferenceRow | None:
+        """The row of a symbol of a session that is not the previous one; None where there are too many."""
+        return self._table.row(symbol, self._grouped)
+
+    def _float_ratio(self, symbol: str, effective: object) -> float:
+        """By how much the splits since a float's date change it; one without a date is of yesterday."""
+        if symbol not in self.splits.by_symbol:
+            return 1.0
+        since = self._float.day(effective) if effective is not None else None
+        return self.splits.ratio(symbol, since if since is not None else self._day - timedelta(days=1))
 
     async def _call(self, answer: Awaitable[bytes]) -> bytes:
         try:
             return await answer
         finally:
             self.calls += 1
-
-
-class _Status(msgspec.Struct):
-    serverTime: str
-
-
-def trading_day(body: bytes) -> date:
-    """The trading day (from 04:00 New York time) of an answer of the market status endpoint.
-
-    Raises:
-        ValueError: It tells no time.
-    """
-    try:
-        at = datetime.fromisoformat(msgspec.json.decode(body, type=_Status).serverTime)
-        at = at.replace(tzinfo=NEW_YORK) if at.tzinfo is None else at
-        return TradingDay.containing(at.timestamp() * 1000).day
-    except (msgspec.DecodeError, ValueError, OverflowError, OSError):
-        raise ValueError("the market status tells no time") from None

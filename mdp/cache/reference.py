@@ -1,66 +1,53 @@
 """Reference values of every symbol: the previous day's bar, the average volume, the float.
 
-Fetched in bulk when the process starts, from four endpoints of the provider:
+They belong to a trading day. The day's are fetched in bulk when the process starts (`mdp.cache.warmup`),
+or taken from the snapshot file; the next day's from 03:35 New York time on, and they are swapped in by the
+reset at 04:00 (`enter`), in one step, before its first bar is looked at. A symbol that is seen and not in
+the bulk answers is asked for by itself.
 
-- market status, for the provider's trading day;
-- one full snapshot, for the previous day's bars;
-- the grouped daily bars of the last 30 completed sessions before the trading day, for the average
-  volume, and for a previous day's bar that the snapshot lacks;
-- the float, page by page.
-
-Each may be missing, empty, broken or slow; the others count all the same. What failed is asked for
-again, for ever, with growing pauses. Nothing waits for it, and no step of it holds the loop for long.
+Nothing waits for any of it, and no step of it holds the loop for long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from datetime import date
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from typing import Any
 
 import msgspec
 import structlog
 
-from mdp.cache.averages import SessionVolumes
-from mdp.cache.bulk import BodyError
-from mdp.cache.endpoints import Endpoints
-from mdp.cache.rest import RestClient, RestError
-from mdp.cache.table import NOTIFY_ROWS, ReferenceRow, ReferenceTable, slices
+from mdp.cache.aside import CacheAside, Day
+from mdp.cache.latecomers import Latecomers
+from mdp.cache.rest import RestClient
+from mdp.cache.table import OnRows, ReferenceRow
+from mdp.cache.validate import Rejected
+from mdp.cache.warmup import SESSIONS, Progress, SourceName, Warmup
+from mdp.exchange_calendar import US_STOCKS, ExchangeCalendar
 from mdp.observability.loop_lag import StepTimer
 from mdp.observability.metrics import Metrics
+from mdp.sessions import NEW_YORK, TradingDay, next_session, sessions_before
 from mdp.stage import Health
 
 __all__ = ["Progress", "Reference", "ReferenceRow"]
 
 log = structlog.get_logger(__name__)
 
-CONCURRENCY = 4  # bodies in memory at once
-SUM_ROWS = 4_000
-NOT_FOUND_DAYS = 5  # so many 404 and no session: the endpoint is not there
+NEXT_DAY_FROM = time(3, 35)  # the provider clears its day's values at 03:30 (market.md A4)
+CLEARED_AT = time(3, 30)
 RETRY_SECONDS = 2.0  # pause after a round in which something failed; doubles up to
 MAX_RETRY_SECONDS = 300.0
 ABSENT_RETRY_SECONDS = 1800.0  # for an endpoint that is not there, or has nothing
-DUMP_VERSION = 1
+LOOK_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 0.1  # while the trading day is not known
+#: No closing lasts longer. A provider's clock further away than that from the events' belongs to another
+#: time than the events do: a replay with the reference values of a live provider.
+REPLAY_MS = 6 * 86_400_000
+DUMP_VERSION = 2
 
-SourceName = Literal["day", "snapshot", "sessions", "float"]
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far the warm-up is. `total` is what is known to be needed now and may still grow."""
-
-    done: int  # calls answered
-    total: int
-    symbols: int
-
-
-class _Source(msgspec.Struct):
-    """One kind of value: `wanted` until it is `done`, `failed` (asked again soon) or `absent` (later)."""
-
-    state: str = "wanted"
-    detail: str = ""
+OnSwap = Callable[[Mapping[str, ReferenceRow]], None]
 
 
 class Reference:
@@ -68,8 +55,11 @@ class Reference:
 
     Args:
         rest: The provider's REST API; closed by `stop`.
-        today: The market clock's trading day, used when the provider does not tell its own; None while
-            there is none.
+        server_ms: The provider's time, epoch ms; None while it is not known.
+        market_ms: The market clock, epoch ms; 0 before the first event.
+        market_day: The market clock's trading day; None before the first event.
+        seen: The symbols of today, to find those without values.
+        calendar: Knows the sessions.
         include_otc: Ask for OTC symbols, too.
         max_symbols: Rows of further symbols are rejected.
         patience_seconds: After this time it counts as ready with what it has, though a slow answer is
@@ -78,9 +68,10 @@ class Reference:
 
     Attributes:
         on_rows: Called with what changed, at most 500 symbols at a time.
-        rejected: Values that were not used, by reason.
+        on_swap: Called with all rows of another trading day, which replace the old ones; must be quick.
+        rejected: Values that were not used, by endpoint and reason.
         step: Durations of its steps on the event loop.
-        day: The trading day that the values belong to; None until it is known.
+        aside: Single lookups, for pages.
     """
 
     name = "reference"
@@ -89,78 +80,116 @@ class Reference:
         self,
         rest: RestClient,
         *,
-        today: Callable[[], date | None] = lambda: None,
+        server_ms: Callable[[], float | None] = lambda: None,
+        market_ms: Callable[[], float] = lambda: 0,
+        market_day: Callable[[], date | None] = lambda: None,
+        seen: Callable[[], Collection[str]] = lambda: (),
+        calendar: ExchangeCalendar = US_STOCKS,
         include_otc: bool = False,
         max_symbols: int = 100_000,
         patience_seconds: float = 30.0,
         step: StepTimer | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._table = ReferenceTable(max_symbols)
-        self.on_rows = self._table.on_rows
-        self.rejected = self._table.rejected
+        self.on_rows: list[OnRows] = []
+        self.on_swap: list[OnSwap] = []
+        self.rejected = Rejected()
         self.step = step if step is not None else StepTimer()
-        self.day: date | None = None
-        self._rest, self._today = rest, today
-        self._endpoints = Endpoints(rest, self._table, self.step, include_otc=include_otc)
+        self._rest = rest
+        self._server_ms, self._market_ms, self._market_day = server_ms, market_ms, market_day
+        self._calendar = calendar
+        self._include_otc, self._max_symbols = include_otc, max_symbols
         self._patience_seconds = patience_seconds
         self._sleep = sleep
-        self._task: asyncio.Task[None] | None = None
+        self._current: Warmup | None = None
+        self._next: Warmup | None = None
+        self._tasks: dict[date, asyncio.Task[None]] = {}  # that fetch a day's values
+        self._watch: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._patient = True
-        self._rounds = 0
-        self._forget()
+        self.aside = CacheAside(rest, self.rejected, row=self.get, day=self._asking_day)
+        self.latecomers = Latecomers(self.aside, seen)
 
     # -- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin to fetch in the background; returns at once."""
-        if self._task is None:
+        if self._watch is None:
             loop = asyncio.get_running_loop()
             self._patience = loop.call_later(self._patience_seconds, self._lose_patience)
-            self._task = asyncio.create_task(self._run(), name=self.name)
+            self._watch = asyncio.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
         """Give up what is under way. Safe to call twice, or before `start`."""
         if self._patience is not None:
             self._patience.cancel()
-        task, self._task = self._task, None
-        if task is not None:
+        tasks = [*self._tasks.values(), *([self._watch] if self._watch is not None else [])]
+        self._tasks, self._watch = {}, None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.latecomers.stop()
+        await self.aside.stop()
         await self._rest.close()
 
-    def renew(self, day: date) -> None:
-        """Fetch everything anew for another trading day; the old values stay until the new ones come."""
-        self._expire()
-        self.day = day
-        self._sources["day"].state = "done"
-        if self._task is not None:
-            self._task.cancel()
-            self._task = asyncio.create_task(self._run(), name=self.name)
+    def enter(self, day: date) -> None:
+        """Another trading day began: from now on its values count, be they there or not.
+
+        To be called at the reset, before a bar of the day is looked at. Of the old day nothing stays: its
+        previous close would look right.
+        """
+        if self._current is not None and self._current.day == day:
+            return
+        if self._next is not None and self._next.day == day:
+            self._current, self._next = self._next, None
+        else:
+            self._current, self._next = self._warmup(day), None
+        current = self._current
+        current.table.on_rows = self.on_rows
+        self._fetch(current)
+        self.latecomers.enter(current)
+        for callback in self.on_swap:
+            callback(current.rows)
+        log.info("reference_day", day=day.isoformat(), symbols=len(current.rows), complete=current.complete)
+
+    def look(self) -> None:
+        """See which days' values are wanted by now, and have them fetched. Called once a second."""
+        now = self._now()
+        if now is None:
+            return
+        due = self._due(now)
+        day = self._market_day() or due
+        self.enter(day)
+        if due > day and (self._next is None or self._next.day != due):
+            self._next = self._warmup(due)
+            self._fetch(self._next)
 
     def health(self) -> Health:
         """Ready, with what is there and what is missing."""
+        current = self._current
+        if current is None:
+            return Health(self.ready, "the trading day is not known yet")
         progress = self.progress
         if not self.ready:
             detail = f"warming up: {progress.done} of {progress.total} calls, {progress.symbols} symbols"
         else:
-            sessions = self._restored_sessions or self._volumes.count
-            detail = f"{progress.symbols} symbols, {sessions} sessions before {self.day or 'an unknown day'}"
-        missing = [f"{name} ({source.detail})" for name, source in self._sources.items() if source.detail]
+            detail = f"{progress.symbols} symbols, {current.sessions} sessions before {current.day}"
+            if self._next is not None:
+                detail += f"; {len(self._next.rows)} symbols for {self._next.day}"
+        missing = current.missing
         return Health(self.ready, detail + (f"; missing: {', '.join(missing)}" if missing else ""))
 
     @property
     def ready(self) -> bool:
         """Whether the first round is over (or took too long) and the provider gave anything at all.
 
-        A provider without these endpoints has given its answer, too; one that only fails has not.
+        A provider without these endpoints has given its answer, too; one that only fails has not. Where
+        nobody tells the day, there is nothing to wait for after a while.
         """
-        answered = any(
-            source.state in ("done", "absent") for name, source in self._sources.items() if name != "day"
-        )
-        over = self._rounds > 0 or self._loaded or not self._patient
-        return over and (answered or bool(self.rows) or bool(self._stale))
+        books = [book for book in (self._current, self._next) if book is not None]
+        if not books:
+            return not self._patient
+        return any((book.rounds > 0 or book.restored or not self._patient) and book.useful for book in books)
 
     @property
     def warming_up(self) -> bool:
@@ -169,23 +198,23 @@ class Reference:
 
     @property
     def complete(self) -> bool:
-        """Whether every endpoint has answered, be it that it has nothing."""
-        return all(source.state in ("done", "absent") for source in self._sources.values())
+        """Whether every endpoint has answered for the trading day, be it that it has nothing."""
+        return self._current is not None and self._current.complete
 
     @property
     def progress(self) -> Progress:
-        """Calls answered and needed, and symbols known."""
-        open_states = ("wanted", "failed")
-        single = [source for name, source in self._sources.items() if name != "sessions"]
-        left = sum(source.state in open_states for source in single)
-        if self._sources["sessions"].state in open_states:
-            left += max(self._volumes.missing, 1)
-        return Progress(self._endpoints.calls, self._endpoints.calls + left, len(self.rows))
+        """Calls answered and needed for the trading day's values, and symbols known."""
+        return self._current.progress if self._current is not None else Progress(0, 0, 0)
+
+    @property
+    def day(self) -> date | None:
+        """The trading day that the values belong to; None until it is known."""
+        return self._current.day if self._current is not None else None
 
     @property
     def rows(self) -> dict[str, ReferenceRow]:
         """symbol -> its values; rows are changed in place, and replaced on a new trading day."""
-        return self._table.rows
+        return self._current.rows if self._current is not None else {}
 
     def get(self, symbol: str) -> ReferenceRow | None:
         """The values of a symbol; None where nothing is known."""
@@ -194,97 +223,163 @@ class Reference:
     def register(self, metrics: Metrics) -> None:
         """Show its counters and those of its REST client."""
         metrics.gauges(
-            "mdp_reference_symbols", "Symbols with reference values.", (), lambda: {(): len(self.rows)}
+            "mdp_reference_symbols",
+            "Symbols with reference values, of the trading day and of the next one.",
+            ("day",),
+            lambda: {
+                ("current",): len(self.rows),
+                ("next",): len(self._next.rows) if self._next is not None else 0,
+            },
         )
         metrics.gauges(
             "mdp_reference_complete",
-            "1 when every endpoint of reference values has answered.",
+            "1 when an endpoint of the trading day's reference values has answered.",
             ("source",),
-            lambda: {(name,): s.state in ("done", "absent") for name, s in self._sources.items()},
+            lambda: (
+                {(name,): source.answered for name, source in self._current.sources.items()}
+                if self._current is not None
+                else {}
+            ),
         )
         metrics.counters(
             "mdp_reference_rejected_total",
-            "Reference values that were missing, wrong or absurd and not used.",
-            ("reason",),
+            "Values of REST answers that were missing, wrong or absurd and not used.",
+            ("endpoint", "reason"),
             lambda: self.rejected.counts,
         )
+        self.aside.register(metrics)
+        self.latecomers.register(metrics)
         self._rest.register(metrics)
 
     # -- over a restart ---------------------------------------------------------------------------
 
     def dump(self) -> Iterator[list[Any]]:
-        """What `load` takes, as records for msgpack of 500 rows at most; nothing while the day is unknown."""
-        if self.day is None or not self.rows:
-            return
-        done = [name for name, source in self._sources.items() if source.state == "done"]
-        sessions = self._restored_sessions or self._volumes.count
-        yield ["head", DUMP_VERSION, self.day.isoformat(), done, sessions]
-        for part in slices(self.rows, NOTIFY_ROWS):
-            yield ["rows", part]
+        """What `load` takes, as records for msgpack of 500 rows at most; nothing while there is none."""
+        for book in (self._current, self._next):
+            if book is not None and book.rows:
+                yield from book.dump(DUMP_VERSION)
 
     def load(self, records: list[Any], day: str) -> None:
-        """Take back what `dump` gave, if it is of trading day `day` (ISO); callbacks are called at once.
+        """Take back what `dump` gave of trading day `day` (ISO, the market clock's) and of days after it.
 
-        To be called before `start`. What was complete is not fetched again, unless the provider turns
-        out to be on another trading day. Records of another day or version, and what cannot be read,
-        are left alone.
+        To be called before `start`; callbacks are called at once. What was complete is not fetched again.
+        Records of older days or another version, and what cannot be read, are left alone.
         """
+        books: list[Warmup] = []
         try:
-            _, version, dumped, done, sessions = records[0]
-            if version != DUMP_VERSION or dumped != day:
-                return
-            parts = [msgspec.convert(part, dict[str, ReferenceRow]) for _, part in records[1:]]
-            self.day = date.fromisoformat(day)
-            kept = msgspec.convert(done, list[SourceName])
-            self._restored_sessions = int(sessions)
+            heads = [number for number, record in enumerate(records) if record[0] == "head"]
+            for first, end in zip(heads, [*heads[1:], len(records)], strict=True):
+                if records[first][1] != DUMP_VERSION or records[first][2] < day:
+                    continue
+                _, _, dumped, done, sessions, splits = records[first]
+                rows: dict[str, ReferenceRow] = {}
+                for _, part in records[first + 1 : end]:
+                    rows |= msgspec.convert(part, dict[str, ReferenceRow])
+                book = self._warmup(date.fromisoformat(dumped))
+                book.restore(
+                    msgspec.convert(done, list[SourceName]),
+                    int(sessions),
+                    msgspec.convert(splits, list[tuple[str, str, float]]),
+                    rows,
+                )
+                books.append(book)
         except (ValueError, TypeError, IndexError, msgspec.ValidationError) as exc:
             log.warning("reference_not_restored", error=str(exc))
-            self._forget()
-            self.day = None
             return
-        for part in parts:
-            self.rows.update(part)
-            self._table.notify(part)
-        for name in kept:
-            self._sources[name].state = "done"
-        if "sessions" not in kept:
-            self._restored_sessions = 0
-        self._sources["day"].state = "wanted"  # the provider may have moved on meanwhile
-        self._loaded = True
+        for book in books:
+            if book.day.isoformat() == day:
+                self._current = book
+                book.table.on_rows = self.on_rows
+                book.tell_all()
+                self.latecomers.enter(book)
+            else:
+                self._next = book
 
-    # -- rounds -----------------------------------------------------------------------------------
+    # -- which day, and when ----------------------------------------------------------------------
 
-    async def warm_up(self) -> bool:
-        """One round: ask for everything that is still wanted or failed; errors become states.
+    def _now(self) -> float | None:
+        """What time it is on the market: the provider's clock where it and the events are of one time."""
+        server, market = self._server_ms(), self._market_ms()
+        if not market:
+            return server
+        if server is None or abs(server - market) > REPLAY_MS:
+            return market
+        return max(server, market)
 
-        Returns:
-            Whether everything has been answered (`complete`).
-        """
-        if self._loaded:  # values are there: is it still their day?
-            await self._learn_day()
-        async with asyncio.TaskGroup() as group:  # none of them outlives the round, whatever happens
-            group.create_task(self._fetch_sessions())
-            group.create_task(self._fetch_snapshot())
-            group.create_task(self._fetch_floats())
-        self._rounds += 1
-        await self._drop_stale()
-        log.info("reference_round", complete=self.complete, detail=self.health().detail)
-        return self.complete
+    def _due(self, now_ms: float) -> date:
+        """The newest trading day whose values should be there or on their way."""
+        day = TradingDay.containing(now_ms, self._calendar).day
+        following = next_session(day, self._calendar)
+        return following if now_ms >= _new_york_ms(following, NEXT_DAY_FROM) else day
+
+    def _snapshot_fits(self, day: date) -> bool | None:
+        """See `Warmup`."""
+        now = self._now()
+        if now is None:
+            return False
+        if now < TradingDay.of(day, self._calendar).start_ms:
+            return None
+        return now < _new_york_ms(day + timedelta(days=1), CLEARED_AT)
+
+    def _asking_day(self) -> Day | None:
+        current = self._current
+        if current is None:
+            return None
+        sessions = sessions_before(current.day, SESSIONS, self._calendar)
+        return Day(current.day, sessions, current.splits)
+
+    # -- fetching ---------------------------------------------------------------------------------
+
+    def _warmup(self, day: date) -> Warmup:
+        return Warmup(
+            self._rest,
+            day,
+            rejected=self.rejected,
+            step=self.step,
+            calendar=self._calendar,
+            snapshot_fits=self._snapshot_fits,
+            include_otc=self._include_otc,
+            max_symbols=self._max_symbols,
+        )
+
+    def _fetch(self, book: Warmup) -> None:
+        """Have a day's values fetched, and no other day's: those of tomorrow are not to wait for old ones."""
+        for day in [day for day in self._tasks if day != book.day]:
+            self._tasks.pop(day).cancel()
+        if self._watch is not None and book.day not in self._tasks and not book.done:
+            self._tasks[book.day] = asyncio.create_task(self._fill(book), name=f"reference-{book.day}")
 
     async def _run(self) -> None:
-        pause = RETRY_SECONDS
         while True:
-            await self.warm_up()
-            states = {source.state for source in self._sources.values()}
-            if states == {"done"}:
+            try:
+                self.look()
+                if self._current is not None and self._current.day not in self._tasks and self._next is None:
+                    self._fetch(self._current)
+                self.latecomers.look()
+            except Exception as exc:  # a callback of a part that is not ours: the next second may be well
+                log.error("reference_look_failed", exc_info=exc)
+            await asyncio.sleep(LOOK_SECONDS if self._current is not None else FIRST_LOOK_SECONDS)
+
+    async def _fill(self, book: Warmup) -> None:
+        """Rounds until everything is there, with growing pauses."""
+        pause = RETRY_SECONDS
+        while not book.done:
+            await book.round()
+            progress = book.progress
+            log.info(
+                "reference_round",
+                day=book.day.isoformat(),
+                complete=book.complete,
+                calls=progress.done,
+                symbols=progress.symbols,
+                sessions=book.sessions,
+                missing=", ".join(book.missing),
+            )
+            if book.done:
                 return
-            if states <= {"done", "absent"}:
+            if book.complete:
                 await self._sleep(ABSENT_RETRY_SECONDS)
-                for source in self._sources.values():
-                    if source.state == "absent":
-                        source.state = "wanted"
-                if self._sources["sessions"].state == "wanted":
-                    self._volumes = SessionVolumes()
+                book.ask_again_for_absent()
             else:
                 await self._sleep(pause * random.uniform(0.75, 1.25))
                 pause = min(pause * 2, MAX_RETRY_SECONDS)
@@ -292,152 +387,6 @@ class Reference:
     def _lose_patience(self) -> None:
         self._patient = False
 
-    def _forget(self) -> None:
-        self._sources: dict[SourceName, _Source] = {
-            "day": _Source(), "snapshot": _Source(), "sessions": _Source(), "float": _Source()
-        }  # fmt: skip
-        self._volumes = SessionVolumes()
-        self._restored_sessions = 0  # in averages that came from a dump
-        self._stale: dict[str, ReferenceRow] = {}  # values of another day, until the new ones are there
-        self._loaded = False
 
-    def _expire(self) -> None:
-        """Begin another trading day: what there is belongs to the old one."""
-        old = self._stale | self.rows
-        self._forget()
-        self._stale, self._table.rows = old, {}
-
-    # -- the four endpoints -----------------------------------------------------------------------
-
-    async def _learn_day(self) -> None:
-        source = self._sources["day"]
-        if source.state == "done":
-            return
-        day: date | None = None
-        try:
-            day = await self._endpoints.day()
-        except (RestError, ValueError) as exc:
-            self._fail(source, exc)
-        if day is None:
-            day = self._today()
-            if day is None:
-                source.state = "failed"
-                return
-        if self.day not in (None, day):
-            self._expire()
-            source = self._sources["day"]
-        self.day = day
-        source.state, source.detail = "done", ""
-
-    async def _fetch_snapshot(self) -> None:
-        async with self._asking("snapshot") as source:
-            if source is None:
-                return
-            self._settle(source, await self._endpoints.snapshot())
-
-    async def _fetch_floats(self) -> None:
-        async with self._asking("float") as source:
-            if source is None:
-                return
-            self._settle(source, await self._endpoints.floats())
-
-    async def _fetch_sessions(self) -> None:
-        await self._learn_day()
-        async with self._asking("sessions") as source:
-            if source is None or self.day is None:
-                return
-            volumes = self._volumes
-            volumes.failed.clear()
-            slots = asyncio.Semaphore(CONCURRENCY)
-            # The previous session first and by itself: its bars are read whole, the others' are not.
-            while source.state == "wanted" and (day := volumes.newest_unknown(self.day)):
-                await self._fetch_session(day, slots, source, bars=True)
-            while source.state == "wanted" and (days := volumes.wanted(self.day)):
-                async with asyncio.TaskGroup() as group:
-                    for day in days:
-                        group.create_task(self._fetch_session(day, slots, source))
-            await self._publish_averages()
-            if source.state == "wanted":
-                if volumes.failed:
-                    source.state = "failed"  # why is in its detail
-                else:
-                    self._settle(source, volumes.count)
-
-    async def _fetch_session(
-        self, day: date, slots: asyncio.Semaphore, source: _Source, *, bars: bool = False
-    ) -> None:
-        async with slots:
-            if source.state != "wanted":  # another day's answer told that there are none
-                return
-            try:
-                found = await self._endpoints.session(day, bars=bars)
-            except (RestError, BodyError) as exc:
-                if isinstance(exc, RestError) and exc.status == 404:
-                    # Some servers answer so for a day without data, and all do without the endpoint.
-                    self._volumes.answered[day] = False
-                    if self._volumes.count == 0 and len(self._volumes.answered) >= NOT_FOUND_DAYS:
-                        self._fail(source, exc)
-                elif isinstance(exc, RestError) and exc.absent:
-                    self._fail(source, exc)
-                else:
-                    self._volumes.failed.add(day)
-                    source.detail = f"{day}: {_reason(exc)}"
-                return
-            for part in slices(found, SUM_ROWS):
-                with self.step:
-                    self._volumes.add(part)
-                await asyncio.sleep(0)
-            self._volumes.answered[day] = bool(found)
-
-    async def _publish_averages(self) -> None:
-        with self.step:
-            averages = self._volumes.averages()
-        for start in range(0, len(averages), NOTIFY_ROWS):
-            with self.step:
-                changed: dict[str, ReferenceRow] = {}
-                for symbol, mean, days in averages[start : start + NOTIFY_ROWS]:
-                    row = self._table.row(symbol)
-                    if row is not None and (row.avg_volume, row.avg_volume_days) != (mean, days):
-                        row.avg_volume, row.avg_volume_days = mean, days
-                        changed[symbol] = row
-                self._table.notify(changed)
-            await asyncio.sleep(0)
-
-    async def _drop_stale(self) -> None:
-        """Whoever still has values of another day must not keep them: they would look right."""
-        stale, self._stale = self._stale, {}
-        blank = {symbol: ReferenceRow() for symbol in stale if symbol not in self.rows}
-        for part in slices(blank, NOTIFY_ROWS):
-            self._table.notify(part)
-            await asyncio.sleep(0)
-
-    # -- helpers ----------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _asking(self, name: SourceName) -> AsyncIterator[_Source | None]:
-        """A source to ask, or None where it has answered; an error becomes the source's state."""
-        source = self._sources[name]
-        if source.state in ("done", "absent"):
-            yield None
-            return
-        source.state, source.detail = "wanted", ""
-        try:
-            yield source
-        except (RestError, BodyError) as exc:
-            self._fail(source, exc)
-        except Exception as exc:  # a fault of ours, or of an odd answer: no reason to lose the others
-            log.error("reference_source_failed", source=name, exc_info=exc)
-            source.state, source.detail = "failed", "internal error"
-            if name == "sessions":  # a session may be half added: begin anew
-                self._volumes = SessionVolumes()
-
-    def _fail(self, source: _Source, error: Exception) -> None:
-        source.state = "absent" if isinstance(error, RestError) and error.absent else "failed"
-        source.detail = _reason(error)
-
-    def _settle(self, source: _Source, found: int) -> None:
-        source.state, source.detail = ("done", "") if found else ("absent", "nothing in the answer")
-
-
-def _reason(error: Exception) -> str:
-    return error.reason if isinstance(error, RestError) else str(error)
+def _new_york_ms(day: date, at: time) -> float:
+    return datetime.combine(day, at, NEW_YORK).timestamp() * 1000

@@ -18,12 +18,15 @@ import msgspec
 import structlog
 from yarl import URL
 
+from mdp.cache.breaker import CLOSED, Breaker
+from mdp.cache.bucket import TokenBucket
+from mdp.cache.paths import endpoint_of
 from mdp.observability.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
 #: Answers that may be better next time. 413 and 499 are the provider's own words for "too much at once".
-RETRIED = frozenset({408, 413, 425, 429, 499, 500, 502, 503, 504})
+RETRIED = frozenset({408, 413, 425, 429, 499, *range(500, 600)} - {501, 505})
 #: Answers that say the endpoint is not there, or not for this key; asking again soon is no use.
 ABSENT = frozenset({401, 402, 403, 404, 405, 410, 501})
 #: A longer Retry-After is not waited for; the caller gets the error and decides.
@@ -41,14 +44,18 @@ class RestError(Exception):
         path: What was asked for.
         status: The HTTP status; 0 where there was no answer.
         retry_after: Seconds for which the server does not want to be asked again; 0 if it did not say.
+        asked: False where nothing was sent, because the endpoint's circuit breaker is open.
     """
 
-    def __init__(self, path: str, reason: str, *, status: int = 0, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, path: str, reason: str, *, status: int = 0, retry_after: float = 0.0, asked: bool = True
+    ) -> None:
         super().__init__(f"GET {path}: {reason}")
         self.path = path
         self.reason = reason
         self.status = status
         self.retry_after = retry_after
+        self.asked = asked
 
     @property
     def absent(self) -> bool:
@@ -67,10 +74,11 @@ class RestClient:
         base_url: Scheme, host, port and an optional path before every path asked for.
         api_key: Sent in the Authorization header only; empty sends none.
         concurrency: Requests at once; more wait.
-        rate: Requests started per second at most.
+        rate: Requests started per second at most, over any longer time; a second's worth may start at once.
         timeout: Seconds for one try, body included.
         tries: Attempts at one request before it is given up.
         backoff: Seconds before the second try; doubles each time, with jitter, up to `max_backoff`.
+        breaker_failures: Tries at one endpoint that fail in a row, before it is left alone for a while.
         clock, sleep, jitter: Injected by tests: monotonic seconds, waiting, a random number from 0 to 1.
     """
 
@@ -86,6 +94,7 @@ class RestClient:
         backoff: float = 0.5,
         max_backoff: float = 10.0,
         max_body_bytes: int = MAX_BODY_BYTES,
+        breaker_failures: int = 8,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -93,16 +102,17 @@ class RestClient:
         self._base = URL(base_url.rstrip("/"))
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._slots = asyncio.Semaphore(concurrency)
-        self._interval = 1.0 / rate
+        self._bucket = TokenBucket(rate, burst=min(rate, 10.0))
+        self._breaker_failures = breaker_failures
+        self._breakers: dict[str, Breaker] = {}  # by endpoint: a dozen
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout))
         self._tries = tries
         self._backoff, self._max_backoff = backoff, max_backoff
         self._max_body_bytes = max_body_bytes
         self._clock, self._sleep, self._jitter = clock, sleep, jitter
         self._session: aiohttp.ClientSession | None = None
-        self._next_start = 0.0
         self._paused_until = 0.0
-        self.requests: dict[tuple[str], int] = {}  # (outcome: status or kind of failure,) -> requests sent
+        self.requests: dict[tuple[str, str], int] = {}  # (endpoint, status or kind of failure) -> sent
         self.received_bytes = 0
 
     def __repr__(self) -> str:
@@ -149,9 +159,15 @@ class RestClient:
         """Show the counters of this client."""
         metrics.counters(
             "mdp_rest_requests_total",
-            "Requests to the provider's REST API, retries included, by status or kind of failure.",
-            ("outcome",),
+            "Requests to the provider's REST API, retries included, by endpoint and status or failure.",
+            ("endpoint", "outcome"),
             lambda: self.requests,
+        )
+        metrics.gauges(
+            "mdp_rest_breaker_open",
+            "1 while an endpoint of the REST API is left alone because it only failed.",
+            ("endpoint",),
+            lambda: {(name,): one.state != CLOSED for name, one in self._breakers.items()},
         )
         metrics.counters(
             "mdp_rest_received_bytes_total",
@@ -183,13 +199,30 @@ class RestClient:
         return url.with_query(kept) if len(kept) < len(url.query) else url
 
     async def _get(self, url: URL, path: str) -> bytes:
+        endpoint = endpoint_of(path)
+        breaker = self._breakers.get(endpoint)
+        if breaker is None:
+            breaker = self._breakers[endpoint] = Breaker(failures=self._breaker_failures)
         for attempt in range(1, self._tries + 1):
             async with self._slots:
                 await self._wait_for_turn()
+                if wait := breaker.allow(self._clock()):
+                    reason = "not asked: the endpoint only failed lately"
+                    raise RestError(path, reason, retry_after=wait, asked=False)
                 try:
-                    return await self._fetch(url, path)
+                    body = await self._fetch(url, path, endpoint)
                 except RestError as exc:
                     error = exc
+                    if error.status == 0 or error.status >= 500:
+                        breaker.failed(self._clock())
+                    else:  # also 429: it is alive, and told us when to come back
+                        breaker.succeeded()
+                except BaseException:
+                    breaker.gave_up()
+                    raise
+                else:
+                    breaker.succeeded()
+                    return body
             if attempt == self._tries or not (error.status == 0 or error.status in RETRIED):
                 break
             if error.retry_after > MAX_RETRY_AFTER_SECONDS:
@@ -205,13 +238,12 @@ class RestClient:
     async def _wait_for_turn(self) -> None:
         while True:
             now = self._clock()
-            start = max(self._next_start, self._paused_until)
-            if start <= now:
-                self._next_start = now + self._interval
+            wait = self._paused_until - now
+            if wait <= 0 and not (wait := self._bucket.take(now)):
                 return
-            await self._sleep(start - now)
+            await self._sleep(wait)
 
-    async def _fetch(self, url: URL, path: str) -> bytes:
+    async def _fetch(self, url: URL, path: str, endpoint: str) -> bytes:
         """One try. Errors of aiohttp become ours: theirs may name URLs and addresses at length."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
@@ -222,18 +254,18 @@ class RestClient:
                     raise self._refused(answer, path)
                 body = await self._read(answer, path)
         except RestError as exc:
-            self._count(str(exc.status) if exc.status else "too_large")
+            self._count(endpoint, "too_large" if exc.status == 200 else str(exc.status))
             raise
         except TimeoutError:
-            self._count("timeout")
+            self._count(endpoint, "timeout")
             raise RestError(path, "no complete answer in time") from None
         except aiohttp.ClientPayloadError:
-            self._count("truncated")
+            self._count(endpoint, "truncated")
             raise RestError(path, "the answer was cut off") from None
         except (aiohttp.ClientError, OSError) as exc:
-            self._count("connection")
+            self._count(endpoint, "connection")
             raise RestError(path, f"no connection ({type(exc).__name__})") from None
-        self._count("200")
+        self._count(endpoint, "200")
         self.received_bytes += len(body)
         return body
 
@@ -255,8 +287,8 @@ class RestClient:
             self._paused_until = max(self._paused_until, self._clock() + pause)
         return RestError(path, f"HTTP {answer.status}", status=answer.status, retry_after=retry_after)
 
-    def _count(self, outcome: str) -> None:
-        self.requests[outcome,] = self.requests.get((outcome,), 0) + 1
+    def _count(self, endpoint: str, outcome: str) -> None:
+        self.requests[endpoint, outcome] = self.requests.get((endpoint, outcome), 0) + 1
 
 
 def _retry_after(answer: aiohttp.ClientResponse) -> float:
