@@ -65,6 +65,8 @@ class Trade(
     sequence_number: Number | None = None
     trf_id: Number | None = None
     trf_timestamp: Number | None = None
+    #: Of REST answers and flat files, for what is replayed from them; not in the payload.
+    correction: Number | None = None
 
 
 class Quote(
