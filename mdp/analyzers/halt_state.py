@@ -82,7 +82,7 @@ Side = Literal["", "upper", "lower"]
 
 
 class HaltState(msgspec.Struct, gc=False):
-    """What is known of one symbol. Fields up to `pause_price` are kept over a restart."""
+    """What is known of one symbol. Fields up to `again` are kept over a restart."""
 
     symbol: str
     high: Number = 0  # upper band; 0: unknown
@@ -100,6 +100,7 @@ class HaltState(msgspec.Struct, gc=False):
     expected: Number = 0  # when trading is said to resume
     market: str = ""
     pause_price: Number = 0
+    again: Number = 0  # newest time at which the tape said "halted" during this halt
     # The limit state, which is known only from one moment to the next.
     side: Side = ""
     basis: str = ""  # "quote" or "trade"
@@ -128,6 +129,8 @@ class HaltState(msgspec.Struct, gc=False):
             `halted`: it is news. `late`: it is, but the symbol trades again since. `duplicate`: nothing new.
         """
         if self.halted:
+            if source == LULD:
+                self.again = max(self.again, start)
             return "duplicate"
         if start <= self.end:
             if self.knows(start):
@@ -139,6 +142,7 @@ class HaltState(msgspec.Struct, gc=False):
         self.halted = True
         self.start, self.source = start, source
         self.code, self.quote_expected, self.expected, self.pause_price = "", 0, 0, 0
+        self.again = start
         self.side, self.basis, self.side_since = "", "", 0
         self.bars = 0
         self._note(start, 0, day_start)

@@ -150,6 +150,8 @@ class Halts(Analyzer):
                     self._announce(state, "halted", LULD)
             elif code == _REOPENED:
                 self._resumed(state, at, LULD)
+                if not state.halted and state.again > at and self._begin(state, state.again, LULD, day):
+                    self._announce(state, "halted", LULD)  # the next halt came before this one's end
             elif code == _OUTSIDE:
                 return  # bands that do not bind
             elif code not in _BANDS:
