@@ -70,6 +70,8 @@ class HaltRig(Rig):
     def list(self, *notices: HaltNotice) -> None:
         """What a poll of the exchange's list found, learned at the market time of now."""
         known = sorted(notices, key=lambda notice: notice.halt_timestamp)
+        if not known:  # no source hands over nothing
+            return
         for notice in known:
             notice.timestamp = self.market.clock.now_ms
         self.engine.process(HALT_NOTICES, Batch(known, self.clock()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -429,7 +430,7 @@ def test_duplicates_and_disorder_change_neither_the_end_nor_the_count(
     assert row["status"] == ("halted" if newest[1] == 17 else "trading")
     assert row["halts_today"] <= len(story)
     told = [event for event, _ in rig.told()]
-    assert all(one != other for one, other in zip(told, told[1:], strict=False))
+    assert all(one != other for one, other in pairwise(told))
     assert told[:1] in ([], ["halted"])
     if newest[1] == 17:
         assert row["halt_timestamp"] == newest[0]
