@@ -58,6 +58,7 @@ log = structlog.get_logger(__name__)
 
 _ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
 _NOTICES = 1_000  # in one batch: a halt of the whole market has ten thousand
+_NOTE_NS = 2_000_000  # the lag is looked at that often
 _STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
 
 
@@ -161,7 +162,13 @@ class App:
         self.scanner = ScannerStage(
             self.bus, self.results, self._scanners(), max_failures=config.processor.max_failures
         )
-        self.wds = WidgetDataService(config.wds, self.bus, self.cache, own_origins=lambda: self.scp.origins())
+        self.wds = WidgetDataService(
+            config.wds,
+            self.bus,
+            self.cache,
+            own_origins=lambda: self.scp.origins(),
+            gather=self.processor.gather,
+        )
         self.scp = ControlPlane(
             config.scp, wds_port=lambda: self.wds.port, auth_required=config.wds.auth_enabled
         )
@@ -179,6 +186,7 @@ class App:
         self.controls = AppControls(self)
         self.admin = AdminServer(config.admin, self.controls)
         self.feed_lag = show(self, self.metrics)
+        self._noted_ns = 0  # arrival of the batch that the pace and the lag were last told of
         self._started: list[Stage] = []
         self._chores: asyncio.Task[None] | None = None
 
@@ -305,6 +313,9 @@ class App:
         }
 
     def _processed(self, arrival_ns: int) -> None:
+        if 0 <= arrival_ns - self._noted_ns < _NOTE_NS:
+            return
+        self._noted_ns = arrival_ns
         now_ms = self.market.clock.now_ms
         self.pace.note(arrival_ns, now_ms)
         server = self.market_status.server_now_ms()

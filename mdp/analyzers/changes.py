@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from mdp.analyzers.base import EventBatch, Wanted
 from mdp.analyzers.state import Market, SymbolState
+
+_STEP = 500  # symbols looked at in one step: 3 ms, where all of them are to be published
 
 
 class Changes:
@@ -31,25 +33,30 @@ class Changes:
             # First prints of a day may have waited for the clock: they are notable, and of no batch now.
             self._touched.update([state.symbol for _, state, _, _ in self._market.notable])
 
-    def take(self) -> Iterable[str]:
-        """The symbols to publish now; they count as published."""
+    def take(self) -> Iterator[list[str]]:
+        """The symbols to publish now, in steps; they count as published."""
         interest, market = self._interest, self._market
         if market.revision == self._revision:
-            return ()
+            return
         self._revision = market.revision
         if not interest.all and not interest.symbols:
             if self._seen:
                 self._seen.clear()
-            return ()
+            return
         seen = self._seen
         common = (market.referred, market.is_open_set)
         if common != self._common or (len(seen) > 2 * len(interest.symbols) + 1_000 and not interest.all):
             self._common = common
             seen.clear()
-        candidates: set[str] = self._touched | interest.symbols if interest.all else interest.symbols
+        candidates = list(self._touched | interest.symbols if interest.all else interest.symbols)
         self._touched = set()
+        for at in range(0, len(candidates), _STEP):
+            yield self._changed(candidates[at : at + _STEP])
+
+    def _changed(self, candidates: list[str]) -> list[str]:
         changed = []
-        get = market.symbols.get
+        seen = self._seen
+        get = self._market.symbols.get
         for symbol in candidates:
             state = get(symbol)
             if state is None:

@@ -63,7 +63,7 @@ class DailyRange(Analyzer):
 
     name: ClassVar[str] = "daily_range"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
-    flush_seconds: ClassVar[float] = 0.015
+    flush_on_tick: ClassVar[bool] = True
 
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)
@@ -96,11 +96,13 @@ class DailyRange(Analyzer):
             self._changed.clear()
         self._changes.note(batch)
 
-    def flush(self) -> None:
-        for symbol in self._changes.take():
-            value = self.payload(symbol)
-            if value is not None:
-                self.out.publish(DAILY_RANGE, symbol, value)
+    def flush(self) -> Iterator[None]:
+        for part in self._changes.take():
+            for symbol in part:
+                value = self.payload(symbol)
+                if value is not None:
+                    self.out.publish(DAILY_RANGE, symbol, value)
+            yield
 
     def payload(self, symbol: str) -> dict[str, Any] | None:
         """The enriched quote with the six extremes, null where a session has none."""

@@ -45,7 +45,7 @@ class EnrichedQuote(Analyzer):
 
     name: ClassVar[str] = "enriched_quote"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
-    flush_seconds: ClassVar[float] = 0.015
+    flush_on_tick: ClassVar[bool] = True
 
     def __init__(self, market: Market, out: Output, clock: Callable[[], int] = time.monotonic_ns) -> None:
         super().__init__(market, out)
@@ -60,12 +60,14 @@ class EnrichedQuote(Analyzer):
     def process(self, batch: EventBatch) -> None:
         self._changes.note(batch)
 
-    def flush(self) -> None:
+    def flush(self) -> Iterator[None]:
         self._sample()
-        for symbol in self._changes.take():
-            row = self.market.row(symbol)
-            if row is not None:
-                self.out.publish(QUOTE, symbol, row)
+        for part in self._changes.take():
+            for symbol in part:
+                row = self.market.row(symbol)
+                if row is not None:
+                    self.out.publish(QUOTE, symbol, row)
+            yield
 
     def _sample(self) -> int:
         """Note what the market shows, once a second; returns the time now, monotonic ns."""

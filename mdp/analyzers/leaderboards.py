@@ -82,6 +82,7 @@ class Leaderboards(Analyzer):
                 break  # else too many fell back since last time
         if len(found) > 2 * _RANKED:
             found = nsmallest(_RANKED, found)
+            yield
         symbols = market.symbols
         # Anew, in the step that fills the rows, so that order and values agree.
         found = sorted(board.keys(market, [symbols[name] for _, name in found if name in symbols], _ALL))

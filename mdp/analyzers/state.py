@@ -53,7 +53,13 @@ LATE = 2  # older than the newest
 IGNORED = 3  # of another day, not admitted, or a minute where seconds count
 
 
-class SymbolState:
+class _Hot:
+    """What `Market.take` reads of a symbol at each bar, side by side in memory."""
+
+    __slots__ = ("accumulated_volume", "bar", "high", "kind", "low", "open_final", "other", "start", "until")
+
+
+class SymbolState(_Hot):
     """One symbol today.
 
     A plain class with slots, because a struct's fields cost several times as much to set. `session`,
@@ -80,24 +86,15 @@ class SymbolState:
     """
 
     __slots__ = (
-        "accumulated_volume",
-        "bar",
         "first_open",
         "first_start",
-        "high",
-        "kind",
-        "low",
         "official_open",
-        "open_final",
-        "other",
         "range",
         "reference",
         "regular_open",
         "regular_start",
         "session",
-        "start",
         "symbol",
-        "until",
         "volume_before",
     )
 

@@ -58,6 +58,7 @@ class Processor:
         self._give_way = give_way
         self._workers: list[asyncio.Task[None]] = []
         self._flushers: list[asyncio.Task[None]] = []
+        self._on_tick: list[Guard] = []
 
     async def start(self) -> None:
         """Start a worker per queue and a flusher per analyzer that asks for it."""
@@ -69,6 +70,7 @@ class Processor:
             for guard in self.engine.guards
             if guard.analyzer.flush_seconds > 0
         ]
+        self._on_tick = [guard for guard in self.engine.guards if guard.analyzer.flush_on_tick]
 
     async def stop(self) -> None:
         """Close the queues, work off what waits within the bound, end. Nothing runs any more then."""
@@ -122,19 +124,33 @@ class Processor:
             self._processed(batch.arrival_ns)
             await asyncio.sleep(0)
 
+    async def gather(self) -> None:
+        """Let what analyzers keep for the next tick of the fan-out leave now."""
+        for guard in self._on_tick:
+            await self._flush_once(guard)
+
     async def _flush(self, guard: Guard) -> None:
-        commit = self.engine.results.commit
         while True:
             await asyncio.sleep(guard.analyzer.flush_seconds)
-            steps = guard.flush()
-            while True:
-                began = time.perf_counter()
-                more = next(steps, _DONE) is not _DONE
-                commit()
-                self._observe(f"flush_{guard.name}", time.perf_counter() - began)
-                if not more:
-                    break
-                await asyncio.sleep(0)
+            await self._flush_once(guard)
+
+    async def _flush_once(self, guard: Guard) -> None:
+        commit = self.engine.results.commit
+        steps = guard.flush()
+        name = f"flush_{guard.name}"
+        began = time.perf_counter()
+        while True:
+            more = next(steps, _DONE) is not _DONE
+            commit()
+            seconds = time.perf_counter() - began
+            if more and seconds < _BRIEF_SECONDS:
+                continue
+            self._observe(name, seconds)
+            if not more:
+                break
+            await asyncio.sleep(0)
+            began = time.perf_counter()
 
 
 _DONE = object()
+_BRIEF_SECONDS = 0.0005  # steps that take less together need no turn of the loop each

@@ -4,14 +4,17 @@ What the bus publishes is only noted in the publisher's step. The hub's task the
 encodes and frames each message once, and routes it to *groups*: all clients with the same set of
 subscriptions share one group, one list of what is due and one joined payload. A state feed keeps
 the newest message of a tick, an event feed all of them in order.
+
+Some publishers keep their state feeds until a tick: `gather` is where the hub tells them that one begins.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
@@ -26,6 +29,14 @@ log = structlog.get_logger(__name__)
 MAX_DUE = 200_000  # messages waiting for a tick; more only if the hub itself cannot keep up
 STEP_SECONDS = 0.005  # the longest stretch of work before the loop is given back
 _CHECK_EVERY = 64  # messages or clients between two looks at the clock
+# Reading and computing come first. Where a tick's work takes more than so much of the time, ticks are further
+# apart: states are conflated then, and an event waits a little longer.
+_SHARE = 0.1
+_LONGEST_TICK_SECONDS = 0.1
+
+
+async def nothing_to_gather() -> None:
+    """For a bus whose publishers keep nothing."""
 
 
 class Group:
@@ -63,9 +74,11 @@ class Hub:
         counters: WdsCounters,
         *,
         tick_seconds: float,
+        gather: Callable[[], Awaitable[None]] = nothing_to_gather,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bus = bus
+        self._gather = gather
         self._counters = counters
         self._tick_seconds = tick_seconds
         self._clock = clock
@@ -129,6 +142,7 @@ class Hub:
         client.patterns.add(pattern)
         self._counters.subscriptions += 1
         self._moved[client] = None
+        self._wake.set()
         return True
 
     def unsubscribe(self, client: Client, pattern: str) -> bool:
@@ -221,12 +235,25 @@ class Hub:
 
     async def _run(self) -> None:
         while True:
-            await self._wake.wait()
-            # The first change after an idle tick goes out at once, what follows waits for the next tick.
-            while self._due or self._slow:
-                await self.flush()
-                await asyncio.sleep(self._tick_seconds)
+            if not (self._due or self._slow):
+                await self._idle_tick()
             self._wake.clear()
+            ticks, began = self._counters.ticks, self._clock()
+            await self.flush()
+            if self._counters.ticks != ticks:
+                # The first change after an idle tick went out at once, what follows waits for the next tick.
+                busy = self._clock() - began
+                pause = min(busy * (1 / _SHARE - 1), _LONGEST_TICK_SECONDS)
+                await asyncio.sleep(max(self._tick_seconds - busy, pause))
+
+    async def _idle_tick(self) -> None:
+        """Wait for something to send; while somebody subscribes, publishers are asked once a tick."""
+        if not self._patterns:
+            await self._wake.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._tick_seconds):
+                await self._wake.wait()
 
     async def flush(self) -> None:
         """Hand over what is due to all clients, giving the loop back every few milliseconds."""
@@ -237,8 +264,9 @@ class Hub:
             self._idle.set()
 
     async def _flush(self) -> None:
+        await self._gather()
         due, self._due = self._due, {}
-        self._counters.ticks += 1
+        self._counters.ticks += bool(due or self._slow)
         moved, self._moved = self._moved, {}
         pace = _Pace(self._clock)
         for client in moved:

@@ -20,7 +20,7 @@ from mdp.wds.auth import KeyRing, hosts_of, origin_allowed
 from mdp.wds.client import Client, Limits
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import pong_frame, text_frame
-from mdp.wds.hub import Hub
+from mdp.wds.hub import Hub, nothing_to_gather
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +48,7 @@ class WidgetDataService:
         cache: Cache,
         *,
         own_origins: Callable[[], set[str]] = set,
+        gather: Callable[[], Awaitable[None]] = nothing_to_gather,
         auth_seconds: float = 10.0,
         ping_seconds: float = 25.0,
         pong_seconds: float = 8.0,
@@ -60,6 +61,7 @@ class WidgetDataService:
             bus: Where what changes comes from.
             cache: What `get` reads.
             own_origins: Origins of our own pages (`ControlPlane.origins`), asked at each connection.
+            gather: Makes publishers of this process publish what they keep for a tick.
             auth_seconds: From the upgrade to an accepted `auth`, where authentication is on.
             ping_seconds: Silence after which a client is pinged.
             pong_seconds: From there until it is given up.
@@ -72,7 +74,7 @@ class WidgetDataService:
         self._close_seconds = close_seconds
         self._keys = KeyRing(config.api_keys)
         self.counters = WdsCounters()
-        self._hub = Hub(bus, self.counters, tick_seconds=config.tick_ms / 1_000)
+        self._hub = Hub(bus, self.counters, tick_seconds=config.tick_ms / 1_000, gather=gather)
         self._limits = Limits(
             config.client_buffer_bytes,
             ping_seconds=ping_seconds,

@@ -97,7 +97,7 @@ class Rig:
         for queue, events in groups.items():
             self.engine.process(queue, Batch(events, self.clock(), sources))
         for guard in self.engine.guards:  # what is due many times a second is due now
-            if 0 < guard.analyzer.flush_seconds <= 0.1:
+            if guard.analyzer.flush_on_tick:
                 self.flush(guard.analyzer)
         self.check()
 

@@ -271,7 +271,14 @@ async def test_health_names_a_worker_that_ended() -> None:
 
 async def test_a_flush_goes_step_by_step_and_its_results_leave_at_each_step() -> None:
     """The loop runs between the steps of a flush, and subscribers get each step's value at once."""
-    bench = Bench(Flusher)
+
+    class Slow(Flusher):
+        def flush(self) -> Iterator[None]:
+            for _ in super().flush():
+                time.sleep(0.001)
+                yield
+
+    bench = Bench(Slow)
     got: list[Any] = []
     bench.bus.subscribe("halts:active", lambda message: got.append(message.value))
     await bench.stage.start()
@@ -285,6 +292,25 @@ async def test_a_flush_goes_step_by_step_and_its_results_leave_at_each_step() ->
     await bench.stage.stop()
 
     assert got[:6] == [0, 1, 2, 0, 1, 2]
+
+
+async def test_what_is_kept_for_a_tick_leaves_when_asked_for() -> None:
+    """Not by time; brief steps go in one turn of the loop."""
+
+    class OnTick(Flusher):
+        flush_seconds: ClassVar[float] = 0.0
+        flush_on_tick: ClassVar[bool] = True
+
+    bench = Bench(OnTick)
+    got: list[Any] = []
+    bench.bus.subscribe("halts:active", lambda message: got.append(message.value))
+    await bench.stage.gather()  # nothing runs yet
+    await bench.stage.start()
+    await asyncio.sleep(0.02)
+    assert got == []
+    await bench.stage.gather()
+    assert got == [0, 1, 2]
+    await bench.stage.stop()
 
 
 async def test_a_flush_that_raises_is_counted_and_comes_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -17,17 +18,22 @@ from mdp.wds import hub as hub_module
 from mdp.wds.client import Client, Limits
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import text_frame
-from mdp.wds.hub import Hub
+from mdp.wds.hub import Hub, nothing_to_gather
 from tests.wds.doubles import FakeTransport, settle
 
 
 class Rig:
     """A hub on a bus; ticks by hand unless started. For the running loop."""
 
-    def __init__(self, tick_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        tick_seconds: float = 0.0,
+        gather: Callable[[], Awaitable[None]] = nothing_to_gather,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.bus = MemoryBus(epoch=1)
         self.counters = WdsCounters()
-        self.hub = Hub(self.bus, self.counters, tick_seconds=tick_seconds)
+        self.hub = Hub(self.bus, self.counters, tick_seconds=tick_seconds, gather=gather, clock=clock)
 
     def client(self, *patterns: str, limit: int = 1_000_000) -> tuple[Client, FakeTransport]:
         """A client with subscriptions, and what it is written to."""
@@ -278,6 +284,62 @@ async def test_a_long_flush_gives_the_loop_back(monkeypatch: pytest.MonkeyPatch)
     task.cancel()
     assert turns >= 4
     assert all(payloads(transport) == [1] for transport in transports)
+
+
+async def test_publishers_are_asked_before_a_tick_is_sent() -> None:
+    """What they keep for the tick is in it; nobody is asked while nobody subscribes."""
+    asked = 0
+
+    async def gather() -> None:
+        nonlocal asked
+        asked += 1
+        if rig.bus.interest(feeds.QUOTE):
+            rig.bus.publish(feeds.QUOTE, "A", asked)
+
+    rig = Rig(gather=gather)
+    rig.hub.start()
+    await settle(20)
+    assert asked == 0
+    client, transport = rig.client("quote:A")
+    await settle(50)
+    got = payloads(transport)
+    assert got == list(range(got[0], got[0] + len(got)))
+    assert len(got) > 2
+    rig.hub.unsubscribe(client, "quote:A")
+    await settle(20)
+    last = asked
+    await settle(20)
+    assert asked == last
+    await rig.hub.stop()
+
+
+async def test_ticks_are_further_apart_where_they_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that took 5 ms is followed by nine times as long a pause; one of an hour by the longest."""
+    took = 0.0
+    now = 0.0
+
+    async def gather() -> None:
+        nonlocal now
+        now += took
+        rig.bus.publish(feeds.QUOTE, "A", 1)
+
+    rig = Rig(tick_seconds=0.02, gather=gather, clock=lambda: now)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await turn(0)
+
+    turn = asyncio.sleep
+    monkeypatch.setattr("mdp.wds.hub.asyncio.sleep", sleep)
+    rig.client("quote:A")
+    expected = {0.0: 0.02, 0.001: 0.019, 0.005: 0.045, 3_600.0: 0.1}
+    rig.hub.start()
+    for took, pause in expected.items():  # noqa: B007  `gather` reads it
+        await turn(0.001)
+        assert pauses
+        assert pauses[-1] == pytest.approx(pause)
+    await rig.hub.stop()
 
 
 FEEDS = [(feeds.QUOTE, "A"), (feeds.QUOTE, "B"), (feeds.AGG, "A"), (feeds.ALERTS, ""), (feeds.LULD, "B")]
