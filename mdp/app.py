@@ -127,7 +127,7 @@ class App:
             list(self.queues.values()),
             observe=lambda name, seconds: self.steps.get(name).record(seconds),
             processed=self._processed,
-            give_way=lambda: self.pace.reading,
+            may_work=self.pace.may_work,
         )
         self.rest = RestClient(
             massive.rest_url,

@@ -1,7 +1,7 @@
 """When to read, when to work.
 
 Reading comes first: the provider cuts off whoever reads too slowly. So before each step of decoding
-the loop is given to the reader, for 2 ms at most (6 where we are late), until it finds nothing more to
+the loop is given to the reader, for 2 ms at most (20 where we are late), until it finds nothing more to
 read; what then waits too long, the ring sheds.
 
 With one exception. A source that sends as fast as we read (a replay at full speed) would by that rule
@@ -23,7 +23,9 @@ from mdp.events import milliseconds
 from mdp.listener.ring import Frame, RawRing
 
 READ_NS = 2_000_000
-READ_BEHIND_NS = 6_000_000  # while a live feed is late: a fast one leaves half a second before it cuts us off
+READ_BEHIND_NS = (
+    20_000_000  # while a live feed is late: a fast one leaves half a second before it cuts us off
+)
 HOLD_NS = 150_000_000  # of backlog: pause the reader of a replay
 RELEASE_NS = 50_000_000
 BEHIND_MS = 150.0  # later than at best by so much: a live feed that we delay
@@ -51,9 +53,10 @@ class Pace:
         self._behind_until = 0
         self._replaying_until = 0
         self.holds = 0  # times the reader was paused
-        #: Workers leave the loop to the reader meanwhile. Only where we are behind: each turn of the loop in
-        #: which they take a batch is one of the few turns that reading a frame needs.
-        self.reading = False
+        #: Cleared while workers leave the loop to the reader. Only where we are behind: each turn of the loop
+        #: in which they take a batch is one of the few turns that reading a frame needs.
+        self.may_work = asyncio.Event()
+        self.may_work.set()
 
     @property
     def behind(self) -> bool:
@@ -117,11 +120,12 @@ class Pace:
             await asyncio.sleep(0)
             return
         await asyncio.sleep(0)  # the workers' turn: one batch each, which must not count as reading
-        self.reading = self.behind
+        if self.behind:
+            self.may_work.clear()
         try:
             await self._read()
         finally:
-            self.reading = False
+            self.may_work.set()
         if backlog > LOOK_NS:
             self._look()
 

@@ -34,7 +34,7 @@ class Processor:
         drain_seconds: How long `stop` lets workers finish what waits.
         observe: Called with (queue or analyzer, seconds) after each step.
         processed: Called after each batch with its arrival (monotonic ns).
-        give_way: Whether reading needs the loop now; no batch is begun meanwhile.
+        may_work: Cleared while reading needs the loop; no batch is begun meanwhile.
     """
 
     name = "processor"
@@ -47,7 +47,7 @@ class Processor:
         drain_seconds: float = 1.0,
         observe: Callable[[str, float], None] = lambda _name, _seconds: None,
         processed: Callable[[int], None] = lambda _arrival_ns: None,
-        give_way: Callable[[], bool] = lambda: False,
+        may_work: asyncio.Event | None = None,
     ) -> None:
         self.engine = engine
         self.counters = {queue.name: WorkerCounters() for queue in queues}
@@ -55,7 +55,9 @@ class Processor:
         self._drain_seconds = drain_seconds
         self._observe = observe
         self._processed = processed
-        self._give_way = give_way
+        self._may_work = may_work or asyncio.Event()
+        if may_work is None:
+            self._may_work.set()
         self._workers: list[asyncio.Task[None]] = []
         self._flushers: list[asyncio.Task[None]] = []
         self._on_tick: list[Guard] = []
@@ -101,10 +103,10 @@ class Processor:
         counters = self.counters[name]
         process = self.engine.process
         clock = time.perf_counter
-        give_way = self._give_way
+        may_work = self._may_work
         while True:
-            while give_way():  # noqa: ASYNC110  2 ms at most, and an event would cost each batch
-                await asyncio.sleep(0)
+            if not may_work.is_set():
+                await may_work.wait()
             batch = queue.take()
             if batch is None:
                 if queue.closed:

@@ -354,15 +354,15 @@ async def test_bars_of_other_symbols_do_not_wait_for_a_bad_time() -> None:
 async def test_no_batch_is_begun_while_reading_needs_the_loop() -> None:
     """Where the feed falls behind, reading comes first; processing goes on as soon as it may."""
     bench = Bench()
-    reading = True
-    stage = Processor(bench.engine, list(bench.queues.values()), give_way=lambda: reading)
+    may_work = asyncio.Event()
+    stage = Processor(bench.engine, list(bench.queues.values()), may_work=may_work)
     bench.put("A")
     await stage.start()
     for _ in range(50):
         await asyncio.sleep(0)
     assert stage.counters[TRADES].processed == 0
 
-    reading = False
+    may_work.set()
     await bench.settled()
 
     assert stage.counters[TRADES].processed == 1
