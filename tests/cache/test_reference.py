@@ -1,485 +1,78 @@
-"""Reference values over loopback: from a provider that behaves, and from those that do not."""
+"""Which trading day's reference values count, when the next ones come, and what a restart keeps."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 from aiohttp import web
 
-from mdp.cache.averages import SessionVolumes, weekdays_before
-from mdp.cache.endpoints import FLOAT_PATH, GROUPED_PATH, SNAPSHOT_PATH, STATUS_PATH, trading_day
+from mdp.cache import paths
 from mdp.cache.reference import Reference, ReferenceRow
 from mdp.cache.rest import RestClient
+from mdp.cache.table import ALL_PENDING
 from mdp.observability.metrics import Metrics
-from tests.cache.provider import Answer, Provider, cut_off, hang, serving
+from mdp.sessions import NEW_YORK
+from tests.cache.market import KEY, TODAY, Market, floats, snapshot, splits
+from tests.cache.provider import Answer, Provider, hang, serving
 
-TODAY = date(2026, 9, 23)  # a Wednesday
-KEY = "secret-key-123"
-STATUS = b'{"market":"open","serverTime":"2026-09-23T09:25:00-04:00"}'
-
-
-def bar(close: float, volume: float = 1000) -> dict[str, float]:
-    """A day's bar as on the wire."""
-    return {"o": close - 1, "h": close + 2, "l": close - 2, "c": close, "v": volume, "vw": close + 0.5}
+TOMORROW = TODAY + timedelta(days=1)
 
 
-def snapshot(closes: Mapping[str, Any]) -> bytes:
-    """A full snapshot: symbol -> previous close, or its whole `prevDay`."""
-    tickers = [
-        {"ticker": symbol, "day": bar(0), "prevDay": bar(value) if isinstance(value, int | float) else value}
-        for symbol, value in closes.items()
-    ]
-    return json.dumps({"status": "OK", "count": len(tickers), "tickers": tickers}).encode()
+def new_york(day: date, clock: str) -> float:
+    """Epoch ms of a New York time."""
+    return datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=NEW_YORK).timestamp() * 1000
 
 
-def session(volumes: Mapping[str, Any], close: float = 50) -> bytes:
-    """Grouped daily bars: symbol -> volume; no list at all where nothing traded."""
-    results = [{"T": symbol, **bar(close), "v": volume} for symbol, volume in volumes.items()]
-    body: dict[str, Any] = {"status": "OK", "adjusted": True, "resultsCount": len(results)}
-    return json.dumps(body | ({"results": results} if results else {})).encode()
+class Times:
+    """The provider's clock and the market's, as a test sets them."""
 
+    def __init__(self, server: float | None = None) -> None:
+        self.server = server
+        self.market: float = 0
+        self.day: date | None = None
 
-def floats(values: Mapping[str, Any], next_url: str = "") -> bytes:
-    """A page of floats."""
-    results = [{"ticker": symbol, "free_float": value} for symbol, value in values.items()]
-    link = {"next_url": next_url} if next_url else {}
-    return json.dumps({"status": "OK", "results": results} | link).encode()
-
-
-class Market(Provider):
-    """A provider with two symbols, 60 days of history and one holiday."""
-
-    holiday = TODAY - timedelta(days=1)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.volumes: Callable[[date], Mapping[str, Any]] = lambda _day: {"AAPL": 300, "MSFT": 100}
-        self.answers[STATUS_PATH] = STATUS
-        self.answers[SNAPSHOT_PATH] = snapshot({"AAPL": 250.5, "MSFT": 400})
-        self.answers[GROUPED_PATH] = self.grouped
-        self.answers[FLOAT_PATH] = floats({"AAPL": 15_000_000_000, "MSFT": 7_400_000_000})
-
-    async def grouped(self, request: web.Request) -> Answer:
-        day = date.fromisoformat(request.path.rpartition("/")[2])
-        return session({} if day == self.holiday else self.volumes(day))
+    def open(self, day: date, clock: str) -> None:
+        """Events and the provider are at this time."""
+        self.day, self.market = day, new_york(day, clock)
+        self.server = self.market
 
 
 @asynccontextmanager
-async def fetching(
-    provider: Provider, *, timeout: float = 30.0, tries: int = 2, **options: Any
+async def keeping(
+    provider: Provider, times: Times | None = None, *, timeout: float = 30.0, tries: int = 2, **options: Any
 ) -> AsyncIterator[Reference]:
-    """A reference stage for a started provider; pauses between tries of its REST client take no time."""
+    """A stage for a started provider, at 09:25 of today; pauses between its tries take no time."""
 
     async def no_wait(_seconds: float) -> None:
         await asyncio.sleep(0)
 
+    times = times if times is not None else Times(new_york(TODAY, "09:25:00"))
     async with serving(provider):
         rest = RestClient(provider.url, KEY, rate=1e9, tries=tries, timeout=timeout, sleep=no_wait)
-        reference = Reference(rest, **options)
+        reference = Reference(
+            rest,
+            server_ms=lambda: times.server,
+            market_ms=lambda: times.market,
+            market_day=lambda: times.day,
+            **options,
+        )
         try:
             yield reference
         finally:
             await reference.stop()
 
 
-async def test_a_row_has_the_bar_the_average_and_the_float() -> None:
-    """Everything the contract's rows need, after one round."""
-    provider = Market()
-    async with fetching(provider) as reference:
-        assert not reference.ready
-        assert await reference.warm_up()
-
-        assert reference.day == TODAY
-        assert reference.get("AAPL") == ReferenceRow(
-            prev_day_open=249.5,
-            prev_day_high=252.5,
-            prev_day_low=248.5,
-            prev_day_close=250.5,
-            prev_day_volume=1000,
-            prev_day_vwap=251,
-            avg_volume=300,
-            avg_volume_days=30,
-            free_float=15_000_000_000,
-        )
-        assert reference.get("NOPE") is None
-        assert (reference.ready, reference.warming_up) == (True, False)
-        assert reference.health().detail == "2 symbols, 30 sessions before 2026-09-23"
-    assert all(KEY not in path for path in provider.asked)
-    assert set(provider.keys) == {f"Bearer {KEY}"}
-
-
-async def test_the_average_is_of_the_last_30_completed_sessions() -> None:
-    """Not of today, weekends or holidays; adjusted for splits; in as few calls as there are days."""
-    provider = Market()
-    provider.volumes = lambda day: {"AAPL": day.toordinal()}
-    async with fetching(provider) as reference:
-        await reference.warm_up()
-        row = reference.rows["AAPL"]
-
-    sessions = [day for day in weekdays_before(TODAY, 40) if day != Market.holiday][:30]
-    assert row.avg_volume == pytest.approx(sum(day.toordinal() for day in sessions) / 30, rel=1e-12)
-    asked = [path for path in provider.asked if path.startswith(GROUPED_PATH)]
-    assert sorted(asked) == sorted(
-        f"{GROUPED_PATH}{day}?adjusted=true" for day in [*sessions, Market.holiday]
-    )
-    assert len(provider.asked) == 34
-
-
-async def test_a_young_listing_is_averaged_over_the_days_it_has() -> None:
-    """With their number."""
-    provider = Market()
-    provider.volumes = lambda day: {"AAPL": 300} | ({"NEW": 40} if day >= date(2026, 9, 17) else {})
-    async with fetching(provider) as reference:
-        await reference.warm_up()
-        row = reference.rows["NEW"]
-        assert (row.avg_volume, row.avg_volume_days) == (40, 3)
-
-
-async def test_the_snapshot_wins_and_the_newest_session_fills_what_it_lacks() -> None:
-    """Whichever comes first; a symbol the snapshot does not know gets the last session's bar."""
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = snapshot(
-        {"AAPL": 250.5, "ZERO": {"o": 0, "h": 0, "l": 0, "c": 0, "v": 0, "vw": 0}, "NONE": None}
-    )
-    provider.volumes = lambda day: dict.fromkeys(("AAPL", "ZERO", "NONE", "MSFT"), day.day)
-    async with fetching(provider) as reference:
-        await reference.warm_up()
-        assert reference.rows["AAPL"].prev_day_close == 250.5
-        for symbol in ("ZERO", "NONE", "MSFT"):
-            row = reference.rows[symbol]
-            assert (row.prev_day_close, row.prev_day_high, row.prev_day_volume) == (50, 52, 21)
-
-
-async def test_an_older_session_is_never_taken_for_the_previous_one() -> None:
-    """While the newest day's answer is missing, a symbol has no previous close instead of a wrong one."""
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = 404
-    provider.answers[GROUPED_PATH + "2026-09-21"] = [500, 500, session({"AAPL": 5}, close=77)]
-    async with fetching(provider) as reference:
-        assert not await reference.warm_up()
-        row = reference.rows["AAPL"]
-        assert (row.prev_day_close, row.avg_volume, row.avg_volume_days) == (0, 300, 29)
-
-        assert await reference.warm_up()
-        row = reference.rows["AAPL"]
-        assert (row.prev_day_close, row.avg_volume_days) == (77, 30)
-        assert row.avg_volume == pytest.approx((29 * 300 + 5) / 30)
-    assert provider.count(GROUPED_PATH + "2026-09-18") == 1
-
-
-@pytest.mark.parametrize(
-    ("server_time", "day"),
-    [
-        ("2026-09-23T03:59:59-04:00", date(2026, 9, 22)),
-        ("2026-09-23T04:00:00-04:00", date(2026, 9, 23)),
-        ("2026-09-23T08:00:00Z", date(2026, 9, 23)),
-        ("2026-09-24T07:59:59.999+00:00", date(2026, 9, 23)),
-        ("2026-01-15T08:30:00Z", date(2026, 1, 14)),
-        ("2026-03-08T04:00:00", date(2026, 3, 8)),
-    ],
-)
-def test_the_trading_day_begins_at_four_in_new_york(server_time: str, day: date) -> None:
-    """In summer and winter, whatever zone the time is given in."""
-    assert trading_day(json.dumps({"serverTime": server_time}).encode()) == day
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"{}", b"[]", b'{"serverTime":null}', b'{"serverTime":"now"}', b'{"serverTime":17}']
-)
-def test_a_status_without_a_time_is_an_error(body: bytes) -> None:
-    """It is never taken for some day."""
-    with pytest.raises(ValueError, match="tells no time"):
-        trading_day(body)
-
-
-async def test_without_market_status_the_market_clock_tells_the_day() -> None:
-    """And as long as neither does, the snapshot and floats come, the sessions wait."""
-    provider = Market()
-    provider.answers[STATUS_PATH] = 404
-    clock: list[date | None] = [None]
-    async with fetching(provider, today=lambda: clock[0]) as reference:
-        assert not await reference.warm_up()
-        row = reference.rows["AAPL"]
-        assert (row.prev_day_close, row.free_float, row.avg_volume) == (250.5, 15e9, 0)
-        assert provider.count(GROUPED_PATH) == 0
-        assert reference.ready
-
-        clock[0] = TODAY
-        assert await reference.warm_up()
-        assert reference.rows["AAPL"].avg_volume == 300
-        assert reference.day == TODAY
-
-
-BROKEN: dict[str, Any] = {
-    "missing": 404,
-    "not for this key": 403,
-    "failing": 500,
-    "garbage": b"<html>busy</html>",
-    "empty": b"",
-    "no list": b"{}",
-    "truncated": b'{"status":"OK","tickers":[{"ticker":"AAPL"},{"ti',
-    "wrong shape": b'{"tickers":{"AAPL":1},"results":{"AAPL":1}}',
-    "error inside": b'{"status":"ERROR","error":"x"}',
-    "cut off": cut_off,
-    "hanging": hang,
-}
-
-
-@pytest.mark.parametrize("fault", BROKEN)
-@pytest.mark.parametrize("path", [SNAPSHOT_PATH, GROUPED_PATH, FLOAT_PATH])
-async def test_one_broken_endpoint_costs_only_its_own_values(path: str, fault: str) -> None:
-    """Whatever it does, the others' values are there after the same round."""
-    provider = Market()
-    provider.answers[path] = BROKEN[fault]
-    limits: dict[str, Any] = {"timeout": 0.5, "tries": 1} if fault == "hanging" else {}
-    async with fetching(provider, **limits) as reference:
-        complete = await reference.warm_up()
-        row = reference.rows["AAPL"]
-        assert reference.ready
-        assert complete == (fault in ("missing", "not for this key", "no list"))
-        if path != SNAPSHOT_PATH:
-            assert row.prev_day_close == 250.5
-        else:
-            assert row.prev_day_close == 50  # the newest session's
-        assert row.avg_volume == (0 if path == GROUPED_PATH else 300)
-        assert row.free_float == (0 if path == FLOAT_PATH else 15_000_000_000)
-        assert "missing: " in reference.health().detail
-
-
-@pytest.mark.parametrize("status", [404, 403])
-async def test_an_endpoint_that_is_not_there_is_not_asked_for_every_day(status: int) -> None:
-    """A handful of answers tells it."""
-    provider = Market()
-    provider.answers[GROUPED_PATH] = status
-    async with fetching(provider) as reference:
-        assert await reference.warm_up()
-    assert provider.count(GROUPED_PATH) < 10
-
-
-async def test_a_server_without_any_endpoint_lets_the_process_be_ready() -> None:
-    """It has given its answer; there is nothing to wait for but the trading day."""
-    async with fetching(Provider(), today=lambda: TODAY) as reference:
-        assert await reference.warm_up()
-        assert reference.ready
-        assert reference.rows == {}
-
-
-async def test_a_server_that_only_fails_is_no_warm_up() -> None:
-    """Nothing is known, and health says why; no request waits for ever."""
-    provider = Provider()
-    provider.answers["/"] = 500
-    async with fetching(provider) as reference:
-        assert not await reference.warm_up()
-        assert not reference.ready
-        assert not reference.health().ok
-        assert "snapshot (HTTP 500)" in reference.health().detail
-
-
-async def test_what_is_wrong_is_counted_and_never_used() -> None:
-    """Null, negative, NaN, text and absurd values, and rows that are no rows."""
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = snapshot(
-        {
-            "AAPL": bar(250.5) | {"v": -5, "vw": None, "h": 1e16, "l": "248"},
-            "NEG": bar(-1),
-            "BAD": "x",
-        }
-    )
-    provider.volumes = lambda day: {
-        "AAPL": -1 if day.day == 21 else 300,
-        "MSFT": 1,
-        "TXT": "5",
-        "": 3,
-        "BIG": 1e300,
-    }
-    provider.answers[FLOAT_PATH] = b'{"results":[{"ticker":"AAPL","free_float":NaN},{"ticker":"X"},7]}'
-    async with fetching(provider) as reference:
-        await reference.warm_up()
-        row = reference.rows["AAPL"]
-        assert (row.prev_day_close, row.prev_day_open) == (250.5, 249.5)
-        assert (row.avg_volume, row.avg_volume_days, row.free_float) == (300, 28, 0)
-        assert (row.prev_day_volume, row.prev_day_vwap) == (0, 50.5)
-        assert (row.prev_day_high, row.prev_day_low) == (52, 48)  # the session's: the snapshot's were wrong
-        assert "NEG" not in reference.rows
-        assert "BAD" not in reference.rows
-        assert reference.rows["TXT"].avg_volume == 0
-        reasons = {reason for (reason,) in reference.rejected.counts}
-        assert reasons == {"missing", "negative", "absurd", "not a number", "row", "symbol"}
-        metrics = Metrics()
-        reference.register(metrics)
-        text = metrics.render().decode()
-        assert re.search(r'mdp_reference_rejected_total\{reason="symbol"\} 30\.0', text)
-        assert 'mdp_reference_complete{source="sessions"} 1.0' in text
-
-
-async def test_a_fault_of_the_program_costs_one_source_and_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What nobody thought of is like a broken endpoint: the others go on, and the next round may mend it."""
-    provider = Market()
-    async with fetching(provider) as reference:
-        with monkeypatch.context() as patch:
-            add = SessionVolumes.add
-
-            def add_and_fail(volumes: SessionVolumes, part: Mapping[str, float]) -> None:
-                add(volumes, part)
-                if volumes.count == 5:
-                    raise RuntimeError
-
-            patch.setattr(SessionVolumes, "add", add_and_fail)
-            assert not await reference.warm_up()
-        assert "sessions (internal error)" in reference.health().detail
-        assert reference.rows["AAPL"].free_float == 15_000_000_000
-        assert await reference.warm_up()
-        assert (reference.rows["AAPL"].avg_volume, reference.rows["AAPL"].avg_volume_days) == (300, 30)
-
-
-async def test_floats_are_paged() -> None:
-    """All pages count; a link elsewhere ends them with an error and without the key."""
-    provider = Market()
-    provider.answers[FLOAT_PATH] = [
-        floats({"AAPL": 1}, f"{FLOAT_PATH}?cursor=b"),
-        floats({"MSFT": 2}, "http://127.0.0.1:9/steal"),
-        floats({"AAPL": 3}, f"{FLOAT_PATH}?cursor=b"),
-        floats({"MSFT": 4}),
-    ]
-    async with fetching(provider) as reference:
-        assert not await reference.warm_up()
-        assert (reference.rows["AAPL"].free_float, reference.rows["MSFT"].free_float) == (1, 0)
-        assert "another server" in reference.health().detail
-
-        assert await reference.warm_up()
-        assert (reference.rows["AAPL"].free_float, reference.rows["MSFT"].free_float) == (3, 4)
-    assert provider.asked.count(f"{FLOAT_PATH}?limit=5000") == 2
-
-
-async def test_symbols_are_bounded() -> None:
-    """A provider gone mad cannot fill the memory."""
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = snapshot({f"S{n}": 5 for n in range(50)})
-    async with fetching(provider, max_symbols=10) as reference:
-        await reference.warm_up()
-        assert len(reference.rows) == 10
-        assert reference.rejected.counts[("too many symbols",)] >= 40
-
-
-async def test_changes_are_told_in_slices_and_a_broken_listener_harms_nobody() -> None:
-    """Every symbol is told, at most 500 at once, to everybody."""
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = snapshot({f"S{n}": n + 1 for n in range(1_200)})
-    sizes: list[int] = []
-    known: dict[str, ReferenceRow] = {}
-
-    def fail(_rows: Mapping[str, ReferenceRow]) -> None:
-        raise RuntimeError
-
-    def take(rows: Mapping[str, ReferenceRow]) -> None:
-        sizes.append(len(rows))
-        known.update(rows)
-
-    async with fetching(provider) as reference:
-        reference.on_rows += [fail, take]
-        await reference.warm_up()
-        assert known == reference.rows
-        assert len(known) == 1_202
-        assert max(sizes) == 500
-
-
-async def test_progress_counts_calls_and_symbols() -> None:
-    """What is done never exceeds what is needed, and both meet at the end."""
-    provider = Market()
-    seen: list[tuple[int, int]] = []
-    async with fetching(provider) as reference:
-        first = reference.progress
-        reference.on_rows.append(lambda _: seen.append((reference.progress.done, reference.progress.total)))
-        await reference.warm_up()
-        last = reference.progress
-    assert (first.done, first.total, first.symbols) == (0, 33, 0)
-    assert (last.done, last.total, last.symbols) == (34, 34, 2)
-    assert all(done <= total for done, total in seen)
-
-
-async def test_the_stage_tries_until_everything_is_there() -> None:
-    """With growing pauses, in the background; only what failed is asked for again."""
-    pauses: list[float] = []
-    finished = asyncio.Event()
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 4:
-            provider.answers[SNAPSHOT_PATH] = snapshot({"AAPL": 250.5})
-        await asyncio.sleep(0)
-
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = 503
-    async with fetching(provider, sleep=pause) as reference:
-        reference.on_rows.append(
-            lambda _: finished.set() if reference.rows["AAPL"].prev_day_close == 250.5 else None
-        )
-        await reference.start()
-        await reference.start()
-        await asyncio.wait_for(finished.wait(), 10)
-    assert len(pauses) == 4
-    assert all(2 * 2**n * 0.75 <= seconds <= 2 * 2**n * 1.25 for n, seconds in enumerate(pauses))
-    assert provider.count(FLOAT_PATH) == 1
-    assert provider.count(GROUPED_PATH) == 31
-
-
-async def test_what_is_absent_is_asked_for_again_much_later() -> None:
-    """A plan may be upgraded while the process runs."""
-    pauses: list[float] = []
-    finished = asyncio.Event()
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        provider.answers[FLOAT_PATH] = floats({"AAPL": 5})
-        provider.answers[GROUPED_PATH] = provider.grouped
-        await asyncio.sleep(0)
-
-    provider = Market()
-    provider.answers[FLOAT_PATH] = 403
-    provider.answers[GROUPED_PATH] = b"{}"
-    async with fetching(provider, sleep=pause) as reference:
-        reference.on_rows.append(lambda _: finished.set() if reference.rows["AAPL"].avg_volume else None)
-        await reference.start()
-        await asyncio.wait_for(finished.wait(), 10)
-        assert reference.rows["AAPL"].free_float == 5
-    assert pauses == [1800.0]
-
-
-async def test_a_slow_provider_does_not_keep_the_process_from_being_ready() -> None:
-    """After its patience it is ready with what it has, and goes on waiting for the rest."""
-    provider = Market()
-    provider.answers[FLOAT_PATH] = hang
-    ready = asyncio.Event()
-    async with fetching(provider, patience_seconds=0.01) as reference:
-        reference.on_rows.append(lambda _: ready.set())
-        await reference.start()
-        await ready.wait()
-        await asyncio.sleep(0.02)
-        assert reference.ready
-        assert reference.warming_up
-
-
-async def test_stop_ends_what_is_under_way() -> None:
-    """Also before start, and twice; no task is left."""
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = hang
-    async with fetching(provider) as reference:
-        await reference.stop()
-        await reference.start()
-        await asyncio.sleep(0.01)
-        await asyncio.wait_for(reference.stop(), 1)
-        await reference.stop()
-        assert not [task for task in asyncio.all_tasks() if task.get_name() == "reference"]
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, at most 10 s."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 def through_msgpack(reference: Reference) -> list[Any]:
@@ -488,66 +81,346 @@ def through_msgpack(reference: Reference) -> list[Any]:
     return records
 
 
-async def test_a_second_start_on_the_same_day_asks_only_which_day_it_is() -> None:
-    """The values come from the file, at once, and are told to listeners."""
+async def complete(reference: Reference) -> None:
+    """Start it and wait until all is there."""
+    await reference.start()
+    await until(lambda: reference.complete)
+
+
+@pytest.mark.parametrize(
+    ("day", "clock", "expected"),
+    [
+        (date(2026, 9, 23), "09:25:00", date(2026, 9, 23)),
+        (date(2026, 9, 23), "20:30:00", date(2026, 9, 23)),  # of the day that was: its rows are still shown
+        (date(2026, 9, 24), "03:34:59", date(2026, 9, 23)),
+        (date(2026, 9, 24), "03:35:00", date(2026, 9, 24)),
+        (date(2026, 9, 26), "12:00:00", date(2026, 9, 25)),  # a Saturday shows Friday
+        (date(2026, 9, 28), "03:34:00", date(2026, 9, 25)),
+        (date(2026, 9, 28), "03:36:00", date(2026, 9, 28)),
+        (date(2026, 9, 7), "10:00:00", date(2026, 9, 4)),  # Labor Day
+        (date(2026, 3, 8), "10:00:00", date(2026, 3, 6)),  # clocks went forward this Sunday
+        (date(2026, 3, 9), "03:35:00", date(2026, 3, 9)),
+        (date(2026, 11, 2), "03:35:00", date(2026, 11, 2)),  # and back the day before
+    ],
+)
+async def test_a_start_asks_for_the_trading_day_it_falls_in(day: date, clock: str, expected: date) -> None:
+    """Previous close: of the session before that day, whatever day it is now by the calendar."""
     provider = Market()
-    async with fetching(provider) as first:
+    times = Times(new_york(day, clock))
+    async with keeping(provider, times) as reference:
+        await complete(reference)
+        assert reference.day == expected
+    newest = max(path for path in provider.asked if path.startswith(paths.GROUPED))
+    assert newest < paths.GROUPED + expected.isoformat()
+
+
+async def test_the_next_days_values_are_fetched_from_0335_and_swapped_in_at_the_reset() -> None:
+    """In one step, complete, with a split that takes effect that day; until then the old day's stay."""
+    provider = Market()
+    provider.closing = date(2000, 1, 1)
+    times = Times()
+    times.open(TODAY, "19:59:00")
+    swapped: list[Mapping[str, ReferenceRow]] = []
+    async with keeping(provider, times) as reference:
+        reference.on_swap.append(swapped.append)
+        await complete(reference)
+        asked = len(provider.asked)
+        provider.answers[paths.SPLITS] = splits(("AAPL", str(TOMORROW), 10, 1))
+
+        times.server = new_york(TOMORROW, "03:34:00")
+        reference.look()
+        await asyncio.sleep(0.05)
+        assert len(provider.asked) == asked
+
+        times.server = new_york(TOMORROW, "03:35:00")
+        reference.look()
+        await until(lambda: "2 symbols for 2026-09-24" in reference.health().detail)
+        await until(lambda: provider.count(paths.FLOAT) == 2)
+        await until(lambda: reference._next is not None and reference._next.done)
+        assert (reference.day, reference.rows["AAPL"].prev_day_close) == (TODAY, 50)
+        assert provider.count(paths.GROUPED + str(TODAY)) == 1
+        asked = len(provider.asked)
+
+        reference.enter(TOMORROW)
+        assert len(swapped) == 2
+        assert swapped[1]["AAPL"].prev_day_close == 500
+        assert reference.rows["AAPL"] == ReferenceRow(490, 520, 480, 500, 30, 505, 30, 30, 1.5e9)
+        assert reference.complete
+        times.open(TOMORROW, "04:00:01")
+        reference.look()
+        await asyncio.sleep(0.05)
+        assert len(provider.asked) == asked
+        assert len(swapped) == 2
+
+
+async def test_a_reset_without_values_shows_none_of_the_old_day() -> None:
+    """They would look right. All is pending until the new ones come, which are asked for at once."""
+    provider = Market()
+    times = Times()
+    times.open(TODAY, "19:59:00")
+    swapped: list[int] = []
+    async with keeping(provider, times) as reference:
+        reference.on_swap.append(lambda rows: swapped.append(len(rows)))
+        await complete(reference)
+        reference.enter(TOMORROW)
+        assert swapped == [0, 0]
+        assert reference.rows == {}
+        assert reference.day == TOMORROW
+        times.open(TOMORROW, "04:00:00")
+        await until(lambda: reference.complete)
+        assert reference.rows["AAPL"].prev_day_close == 50
+        assert provider.count(paths.GROUPED + str(TODAY)) == 1
+
+
+async def test_a_rewind_asks_for_the_earlier_day() -> None:
+    """A replay that begins again."""
+    provider = Market()
+    times = Times()
+    times.open(TODAY, "10:00:00")
+    async with keeping(provider, times) as reference:
+        await complete(reference)
+        earlier = date(2026, 9, 2)
+        times.open(earlier, "10:00:00")
+        reference.enter(earlier)
+        await until(lambda: reference.complete)
+        assert reference.day == earlier
+        assert provider.count(paths.GROUPED + "2026-09-01") == 2
+
+
+async def test_a_provider_of_another_time_does_not_lead_a_replay_astray() -> None:
+    """Events of 2013 with the clock of today: the events' trading day counts."""
+    provider = Market()
+    times = Times()
+    times.open(date(2013, 9, 25), "10:00:00")
+    times.server = new_york(TODAY, "10:00:00")
+    async with keeping(provider, times) as reference:
+        await complete(reference)
+        assert reference.day == date(2013, 9, 25)
+        reference.look()
+        assert reference._next is None
+
+
+async def test_while_nobody_tells_the_day_nothing_is_asked() -> None:
+    """The provider may have no market status; the first event tells. Meanwhile it is ready after a while."""
+    provider = Market()
+    times = Times()
+    async with keeping(provider, times, patience_seconds=0.01) as reference:
+        assert not reference.ready
+        await reference.start()
+        await until(lambda: reference.ready)
+        assert provider.asked == []
+        assert "not known" in reference.health().detail
+        times.open(TODAY, "04:00:00")
+        times.server = None
+        await until(lambda: reference.complete)
+        assert reference.day == TODAY
+
+
+async def test_a_server_that_only_fails_is_no_warm_up() -> None:
+    """Nothing is known, and health says why; one without any endpoint lets the process be ready."""
+    provider = Provider()
+    provider.answers["/"] = 500
+    async with keeping(provider) as reference:
+        await reference.start()
+        await until(lambda: "missing" in reference.health().detail)
+        assert not reference.ready
+        assert "snapshot (HTTP 500)" in reference.health().detail
+    async with keeping(Provider()) as reference:
+        await complete(reference)
+        assert reference.ready
+        assert reference.rows == {}
+
+
+async def test_the_stage_tries_until_everything_is_there() -> None:
+    """With growing pauses, in the background; only what failed is asked for again."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            provider.answers[paths.SNAPSHOT] = snapshot({"AAPL": 50})
+        await asyncio.sleep(0)
+
+    provider = Market()
+    provider.answers[paths.SNAPSHOT] = 418  # an answer that trips no circuit breaker
+    async with keeping(provider, sleep=pause) as reference:
+        await reference.start()
+        await complete(reference)
+    assert len(pauses) == 4
+    assert all(2 * 2**n * 0.75 <= seconds <= 2 * 2**n * 1.25 for n, seconds in enumerate(pauses))
+    assert provider.count(paths.FLOAT) == 1
+    assert provider.count(paths.GROUPED) == 31
+
+
+async def test_what_is_absent_is_asked_for_again_much_later() -> None:
+    """A plan may be upgraded while the process runs."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        provider.answers[paths.FLOAT] = floats({"AAPL": 5})
+        provider.answers[paths.GROUPED] = provider.grouped
+        await asyncio.sleep(0)
+
+    provider = Market()
+    provider.answers[paths.FLOAT] = 403
+    provider.answers[paths.GROUPED] = b"{}"
+    async with keeping(provider, sleep=pause) as reference:
+        await reference.start()
+        await until(lambda: reference.rows.get("AAPL", ReferenceRow()).free_float == 5)
+        await until(lambda: reference.rows["AAPL"].avg_volume == 300)
+    assert pauses == [1800.0]
+
+
+async def test_a_slow_provider_does_not_keep_the_process_from_being_ready() -> None:
+    """After its patience it is ready with what it has, and goes on waiting for the rest."""
+    provider = Market()
+    provider.answers[paths.FLOAT] = hang
+    async with keeping(provider, patience_seconds=0.01) as reference:
+        await reference.start()
+        await until(lambda: reference.rows and reference.ready)
+        assert reference.warming_up
+
+
+async def test_stop_ends_what_is_under_way() -> None:
+    """Also before start, and twice; no task is left."""
+    provider = Market()
+    provider.answers[paths.SNAPSHOT] = hang
+    before = asyncio.all_tasks()
+    async with keeping(provider) as reference:
+        await reference.stop()
+        await reference.start()
+        await until(lambda: provider.asked)
+        await asyncio.wait_for(reference.stop(), 1)
+        await reference.stop()
+        names = {task.get_name() for task in asyncio.all_tasks() - before}
+        assert not {name for name in names if name.startswith(("reference", "lookup"))}
+
+
+async def test_a_symbol_seen_later_is_asked_for_by_itself_once() -> None:
+    """Its previous day, average and float; one that the provider does not know is not asked for again."""
+    provider = Market()
+    seen = {"AAPL"}
+    days = {date(2026, 9, 21): 12.0, date(2026, 9, 18): 6.0}
+    bars = [
+        {"t": new_york(day, "00:00:00"), "o": 3, "h": 5, "l": 2, "c": 4, "v": volume, "vw": 4}
+        for day, volume in days.items()
+    ]
+    provider.closing = date(2000, 1, 1)
+    provider.answers[paths.BARS + "NEW"] = msgspec.json.encode({"results": bars})
+
+    async def the_floats(request: web.Request) -> Answer:
+        return floats({"NEW": 77} if "ticker.any_of" in request.query else {"AAPL": 5})
+
+    provider.answers[paths.FLOAT] = the_floats
+    told: dict[str, ReferenceRow] = {}
+    async with keeping(provider, seen=lambda: seen) as reference:
+        reference.on_rows.append(told.update)
+        await complete(reference)
+        asked = len(provider.asked)
+        seen |= {"NEW", "NOPE"}
+        reference.latecomers.look()
+        await until(lambda: "NOPE" in told)
+        assert told["NOPE"] == ReferenceRow(pending=())
+        assert told["NEW"].avg_volume_days == 3  # 18, 21 and 22 September, on which it did not trade
+        assert (told["NEW"].avg_volume, told["NEW"].free_float, told["NEW"].pending) == (6, 77, ())
+        assert told["NEW"].prev_day_close == 0
+        reference.latecomers.look()
+        await asyncio.sleep(0.02)
+        assert len(provider.asked) == asked + 3
+        assert provider.count(paths.FLOAT) == 2
+        assert reference.latecomers.asked == 2
+
+
+async def test_a_second_start_on_the_same_day_asks_nothing() -> None:
+    """The values come from the file, at once, and are told to listeners; splits are kept for single lookups."""
+    provider = Market()
+    provider.answers[paths.SPLITS] = splits(("MSFT", str(TODAY), 1, 4))
+    async with keeping(provider) as first:
         assert list(first.dump()) == []
-        await first.warm_up()
+        await complete(first)
         records = through_msgpack(first)
         rows = first.rows
 
     again = Market()
     told: dict[str, ReferenceRow] = {}
-    async with fetching(again) as second:
+    times = Times()
+    times.open(TODAY, "11:00:00")
+    async with keeping(again, times) as second:
         second.on_rows.append(told.update)
-        second.load(records, "2026-09-23")
+        second.load(records, str(TODAY))
         assert told == second.rows == rows
         assert second.ready
-        assert await second.warm_up()
+        await complete(second)
+        for _ in range(3):
+            second.look()
+            await asyncio.sleep(0.01)
         assert second.rows == rows
         assert second.health().detail == first.health().detail
         assert through_msgpack(second) == records
-    assert again.asked == [STATUS_PATH]
+        assert (await second.aside.get("snapshot", "MSFT")).close == 12.5
+    assert again.asked == []
 
 
 async def test_what_was_missing_is_fetched_after_a_restart() -> None:
-    """Only that."""
+    """Only that, and with the splits that the first start knew."""
     provider = Market()
-    provider.answers[FLOAT_PATH] = 500
-    async with fetching(provider) as first:
-        await first.warm_up()
+    provider.answers[paths.FLOAT] = 418
+    provider.answers[paths.SPLITS] = splits(("AAPL", str(TODAY), 10, 1))
+    async with keeping(provider) as first:
+        await first.start()
+        await until(lambda: "float (HTTP 418)" in first.health().detail and first.ready)
         records = through_msgpack(first)
     again = Market()
-    async with fetching(again) as second:
-        second.load(records, "2026-09-23")
-        assert await second.warm_up()
-        assert second.rows["AAPL"].free_float == 15_000_000_000
+    async with keeping(again) as second:
+        second.load(records, str(TODAY))
+        assert second.rows["AAPL"].pending == ("free_float",)
+        await complete(second)
+        assert (second.rows["AAPL"].free_float, second.rows["AAPL"].pending) == (1_500_000_000, ())
+        assert second.rows["AAPL"].avg_volume == 30
+    assert again.asked == [f"{paths.FLOAT}?limit=5000"]
+
+
+async def test_a_restart_between_0335_and_four_keeps_both_days() -> None:
+    """Neither is asked for again; the reset swaps in what the first process had fetched."""
+    provider = Market()
+    times = Times()
+    times.open(TODAY, "19:59:00")
+    async with keeping(provider, times) as first:
+        await complete(first)
+        times.server = new_york(TOMORROW, "03:40:00")
+        provider.volumes = lambda _day: {"AAPL": 900}
+        provider.closing = date(2000, 1, 1)
+        first.look()
+        await until(lambda: first._next is not None and first._next.done)
+        records = through_msgpack(first)
+    again = Market()
+    async with keeping(again, times) as second:
+        second.load(records, str(TODAY))
+        await second.start()
+        second.look()
+        await asyncio.sleep(0.05)
         assert second.rows["AAPL"].avg_volume == 300
-    assert again.asked == [STATUS_PATH, f"{FLOAT_PATH}?limit=5000"]
+        second.enter(TOMORROW)
+        assert second.rows["AAPL"].avg_volume == 900
+    assert again.asked == []
 
 
 async def test_values_of_another_day_do_not_stay() -> None:
-    """The provider has moved on: everything is fetched anew, and who is not there any more is blank."""
+    """The market has moved on since: all is asked for anew."""
     provider = Market()
-    provider.answers[SNAPSHOT_PATH] = snapshot({"AAPL": 250.5, "GONE": 9})
-    async with fetching(provider) as first:
-        await first.warm_up()
+    async with keeping(provider) as first:
+        await complete(first)
         records = through_msgpack(first)
     again = Market()
-    again.answers[STATUS_PATH] = b'{"serverTime":"2026-09-24T09:25:00-04:00"}'
-    again.answers[SNAPSHOT_PATH] = snapshot({"AAPL": 260})
-    told: dict[str, ReferenceRow] = {}
-    async with fetching(again) as second:
-        second.on_rows.append(told.update)
-        second.load(records, "2026-09-23")
-        assert told["GONE"].prev_day_close == 9
-        assert await second.warm_up()
-        assert second.day == date(2026, 9, 24)
-        assert told["AAPL"].prev_day_close == 260
-        assert told["GONE"] == ReferenceRow()
-        assert second.get("GONE") is None
-    assert again.count(GROUPED_PATH + "2026-09-23") == 1
+    times = Times()
+    times.open(TOMORROW, "09:25:00")
+    async with keeping(again, times) as second:
+        second.load(records, str(TOMORROW))
+        assert second.rows == {}
+        await complete(second)
+        assert second.day == TOMORROW
+    assert again.count(paths.GROUPED + str(TODAY)) == 1
 
 
 @pytest.mark.parametrize(
@@ -555,62 +428,47 @@ async def test_values_of_another_day_do_not_stay() -> None:
     [
         [],
         [["head"]],
-        [["head", 99, "2026-09-23", [], 0]],
-        [["head", 1, "2026-09-22", [], 0]],
-        [["head", 1, "2026-09-23", ["nonsense"], 0]],
-        [["head", 1, "2026-09-23", ["snapshot"], 30], ["rows", {"AAPL": ["x"]}]],
-        [["head", 1, "2026-09-23", ["snapshot"], 30], 7],
+        [["head", 99, "2026-09-23", [], 0, []]],
+        [["head", 2, "2026-09-22", [], 0, []]],
+        [["head", 2, "2026-09-23", ["nonsense"], 0, []]],
+        [["head", 2, "2026-09-23", ["splits"], 0, [["AAPL", "never", 2.0]]]],
+        [["head", 2, "2026-09-23", ["snapshot"], 30, []], ["rows", {"AAPL": ["x"]}]],
+        [["head", 2, "2026-09-23", ["snapshot"], 30, []], 7],
     ],
 )
 async def test_a_dump_that_does_not_fit_is_left_alone(records: list[Any]) -> None:
     """Another day or version, or a damaged file: the values are fetched as if there were none."""
     provider = Market()
-    async with fetching(provider) as reference:
+    async with keeping(provider) as reference:
         reference.load(records, "2026-09-23")
         assert not reference.ready
         assert reference.rows == {}
-        assert await reference.warm_up()
-        assert reference.rows["AAPL"].prev_day_close == 250.5
+        await complete(reference)
+        assert reference.rows["AAPL"].prev_day_close == 50
 
 
-async def test_renew_fetches_the_next_days_values() -> None:
-    """For the day it is told, without asking which; the process stays ready meanwhile."""
+async def test_counters_are_shown() -> None:
+    """Symbols by day, what is complete, what was refused by endpoint and reason, requests by endpoint."""
     provider = Market()
-    async with fetching(provider) as reference:
-        await reference.warm_up()
-        provider.answers[SNAPSHOT_PATH] = snapshot({"AAPL": 260})
-        provider.asked.clear()
-        reference.renew(date(2026, 9, 24))
-        assert reference.ready
-        assert await reference.warm_up()
-        assert reference.rows["AAPL"].prev_day_close == 260
-        assert reference.day == date(2026, 9, 24)
-    assert provider.count(STATUS_PATH) == 0
-    assert provider.count(GROUPED_PATH + "2026-09-23") == 1
+    provider.answers[paths.FLOAT] = floats({"AAPL": -5, "MSFT": 3})
+    async with keeping(provider) as reference:
+        await complete(reference)
+        metrics = Metrics()
+        reference.register(metrics)
+        text = metrics.render().decode()
+    assert 'mdp_reference_symbols{day="current"} 2.0' in text
+    assert 'mdp_reference_complete{source="sessions"} 1.0' in text
+    assert 'mdp_reference_rejected_total{endpoint="float",reason="negative"} 1.0' in text
+    assert 'mdp_rest_requests_total{endpoint="grouped",outcome="200"} 31.0' in text
+    assert 'mdp_rest_breaker_open{endpoint="grouped"} 0.0' in text
 
 
-async def test_renew_interrupts_a_round_under_way() -> None:
-    """Nothing of the old day comes after it."""
-    asked, done = asyncio.Event(), asyncio.Event()
-
-    async def first_hang_then_answer(request: web.Request) -> Answer:
-        if asked.is_set():
-            return snapshot({"AAPL": 260})
-        asked.set()
-        return await hang(request)
-
-    def complete(_rows: Mapping[str, ReferenceRow]) -> None:
-        row = reference.rows.get("AAPL", ReferenceRow())
-        if row.prev_day_close == 260 and row.avg_volume and row.free_float:
-            done.set()
-
-    provider = Market()
-    provider.answers[SNAPSHOT_PATH] = first_hang_then_answer
-    async with fetching(provider) as reference:
-        await reference.start()
-        await asked.wait()
-        reference.on_rows.append(complete)
-        reference.renew(date(2026, 9, 24))
-        await asyncio.wait_for(done.wait(), 10)
-        assert reference.day == date(2026, 9, 24)
-    assert provider.count(GROUPED_PATH + "2026-09-23") == 1
+async def test_a_row_that_is_not_there_is_nothing() -> None:
+    """`get` never raises; what a table's row waits for is everything at first."""
+    async with keeping(Market()) as reference:
+        assert reference.get("AAPL") is None
+        assert reference.progress.total == 0
+        reference.enter(TODAY)
+        row = reference._current.row("X") if reference._current is not None else None
+        assert row is not None
+        assert row.pending == ALL_PENDING
