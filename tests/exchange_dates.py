@@ -46,10 +46,6 @@ _TABLE = {
 }  # fmt: skip
 
 FIRST, LAST = min(_TABLE), max(_TABLE)
-UNSCHEDULED = frozenset(
-    date.fromisoformat(day)
-    for day in ("2004-06-11", "2007-01-02", "2012-10-29", "2012-10-30", "2018-12-05", "2025-01-09")
-)
 
 
 def _dates(column: int) -> frozenset[date]:

@@ -44,9 +44,20 @@ def _observed(day: date) -> date:
     return day + timedelta(days={5: -1, 6: 1}.get(day.weekday(), 0))
 
 
+# Closings that no rule foresees, each announced by the exchange a few days before, since 2004.
+_UNSCHEDULED = {
+    date(2004, 6, 11): "National Day of Mourning",
+    date(2007, 1, 2): "National Day of Mourning",
+    date(2012, 10, 29): "Hurricane Sandy",
+    date(2012, 10, 30): "Hurricane Sandy",
+    date(2018, 12, 5): "National Day of Mourning",
+    date(2025, 1, 9): "National Day of Mourning",
+}
+
+
 @lru_cache(maxsize=64)
 def holidays(year: int) -> dict[date, str]:
-    """Full-day closings of a year by NYSE rule 7.2; unscheduled closings are not known."""
+    """Full-day closings of a year by NYSE rule 7.2, and the unscheduled ones since 2004."""
     days = {
         _nth_weekday(year, 1, 0, 3): "Martin Luther King, Jr. Day",
         _nth_weekday(year, 2, 0, 3): "Washington's Birthday",
@@ -63,7 +74,7 @@ def holidays(year: int) -> dict[date, str]:
         days[_observed(new_year)] = "New Years Day"
     if year >= 2022:
         days[_observed(date(year, 6, 19))] = "Juneteenth"
-    return days
+    return days | {day: name for day, name in _UNSCHEDULED.items() if day.year == year}
 
 
 @lru_cache(maxsize=64)

@@ -103,10 +103,10 @@ class RestApi:
                     start = datetime.combine(day, datetime.min.time())
                     row |= {
                         "status": "early-close",
-                        "open": _utc(epoch_ms(day, start.replace(hour=9, minute=30).time())),
-                        "close": _utc(epoch_ms(day, regular_close(day))),
+                        "open": _utc(epoch_ms(day, start.replace(hour=9, minute=30).time()), ".000Z"),
+                        "close": _utc(epoch_ms(day, regular_close(day)), ".000Z"),
                     }
-                rows += [{**row, "exchange": "NYSE"}, {**row, "exchange": "NASDAQ"}]
+                rows += [{**row, "exchange": exchange} for exchange in ("NYSE", "NASDAQ", "OTC")]
         return _json(rows)
 
     # -- snapshots ----------------------------------------------------------------------------
@@ -303,8 +303,8 @@ _BOUNDS: dict[str, Callable[[int, int], bool]] = {
 }
 
 
-def _utc(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _utc(ms: int, end: str = "Z") -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + end
 
 
 def _moment_ms(text: str) -> int:

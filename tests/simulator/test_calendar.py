@@ -12,7 +12,7 @@ from mdp.simulator import calendar
 @pytest.mark.parametrize(
     ("year", "expected"),
     [
-        (2025, "01-01 01-20 02-17 04-18 05-26 06-19 07-04 09-01 11-27 12-25"),
+        (2025, "01-01 01-09 01-20 02-17 04-18 05-26 06-19 07-04 09-01 11-27 12-25"),
         (2026, "01-01 01-19 02-16 04-03 05-25 06-19 07-03 09-07 11-26 12-25"),
         # New Year of 2022 fell on a Saturday and was not made up for; Juneteenth fell on a Sunday.
         (2022, "01-17 02-21 04-15 05-30 06-20 07-04 09-05 11-24 12-26"),
@@ -21,6 +21,13 @@ from mdp.simulator import calendar
 def test_holidays_are_those_the_exchange_published(year: int, expected: str) -> None:
     """Movable feasts and observed days come out as on the exchange's own list."""
     assert " ".join(f"{day:%m-%d}" for day in sorted(calendar.holidays(year))) == expected
+
+
+def test_unscheduled_closings_are_closings() -> None:
+    """The day of mourning for Carter: a replay of the day before has the right next session."""
+    assert not calendar.is_trading_day(date(2025, 1, 9))
+    assert calendar.next_trading_day(date(2025, 1, 8)) == date(2025, 1, 10)
+    assert calendar.previous_trading_day(date(2012, 10, 31)) == date(2012, 10, 26)
 
 
 def test_early_closes_end_at_one_and_after_hours_at_five() -> None:

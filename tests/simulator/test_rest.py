@@ -102,7 +102,10 @@ async def test_upcoming_closings_begin_today(rest: Rest) -> None:
     rows = await rest.get("/v1/marketstatus/upcoming")
     assert rows[0] == {"date": "2026-04-03", "exchange": "NYSE", "name": "Good Friday", "status": "closed"}
     early = next(row for row in rows if row["status"] == "early-close")
-    assert (early["date"], early["close"]) == ("2026-11-27", "2026-11-27T18:00:00Z")
+    assert early["date"] == "2026-11-27"
+    # In the provider's own form, with milliseconds.
+    assert (early["open"], early["close"]) == ("2026-11-27T14:30:00.000Z", "2026-11-27T18:00:00.000Z")
+    assert [row["exchange"] for row in rows[:3]] == ["NYSE", "NASDAQ", "OTC"]
 
 
 async def test_the_full_snapshot_has_every_symbol(rest: Rest) -> None:
