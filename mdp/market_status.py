@@ -127,10 +127,11 @@ def _calendar_fields(clock: MarketClock, day: TradingDay, lag_ms: float | None) 
     date = new_york_date(now_ms)
     special = calendar.special(date)
     ahead = calendar.next_special(date)
-    next_at = day.session_end(clock.now_ms)
+    closed = clock.now_ms >= day.post_ms
+    next_at = day.end_ms if closed else day.session_end(clock.now_ms)
     return {
         "early_close": day.early_close,
-        "next_session": PRE_MARKET if next_at >= day.end_ms else day.session(next_at),
+        "next_session": PRE_MARKET if closed else day.session(next_at),
         "next_session_at": next_at,
         "provider_session": None if lag_ms is None else today.session(now_ms),
         "holiday": special.name if special else None,

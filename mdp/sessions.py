@@ -86,8 +86,12 @@ class TradingDay(msgspec.Struct, frozen=True):
         return REGULAR if ms < self.close_ms else AFTER_HOURS
 
     def session_end(self, ms: float) -> int:
-        """When the session of a time within this day ends; of the closed hours, when the day does."""
-        for end in (self.open_ms, self.close_ms, self.post_ms):
+        """When the session of a time within this day ends.
+
+        Of the closed hours after it: `idle_ms`, lest a date without a session pass for their continuation;
+        of such dates: when the day does.
+        """
+        for end in (self.open_ms, self.close_ms, self.post_ms, self.idle_ms):
             if ms < end:
                 return end
         return self.end_ms

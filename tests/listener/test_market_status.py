@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 import structlog
 from aiohttp import web
 
-from mdp.exchange_calendar import ExchangeCalendar
+from mdp.exchange_calendar import US_STOCKS, ExchangeCalendar
 from mdp.listener.market_status import MAX_BODY_BYTES, MarketStatusSource, parse
 from mdp.listener.watchdog import Market
+from mdp.simulator import Simulator, SimulatorOptions
 
 from .fake_provider import KEY, until
 
@@ -393,3 +394,21 @@ async def test_the_date_is_new_yorks(rest: RestServer) -> None:
     async with Poller(rest.url, calendar=calendar):
         assert not calendar.is_session(date(2026, 4, 3))
         assert calendar.revision == 0
+
+
+async def test_the_simulators_list_is_the_librarys() -> None:
+    """As the provider sends it: no row is refused, and no date becomes another by it."""
+    simulator = Simulator(SimulatorOptions(symbols=5, start="2026-11-20T10:00:00"))
+    await simulator.start()
+    calendar = ExchangeCalendar()
+    try:
+        async with Poller(f"http://127.0.0.1:{simulator.port}", calendar=calendar) as poller:
+            assert poller.source.upcoming_failures == 0
+            assert poller.source.upcoming_refused == {}
+    finally:
+        await simulator.stop()
+    assert calendar.revision == 1
+    for number in range(365):
+        day = date(2026, 11, 20) + timedelta(days=number)
+        assert calendar.is_session(day) == US_STOCKS.is_session(day)
+        assert calendar.close_of(day) == US_STOCKS.close_of(day)
