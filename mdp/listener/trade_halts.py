@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+import msgspec
 import structlog
 
 from mdp.config import HaltsConfig
@@ -203,6 +204,4 @@ class TradeHalts(HaltSource):
         """Hand everything over, also what did not change: that a resumption still stands is news."""
         now = self.now_ms()
         if now and self._known:  # without a market time nothing can be placed in it
-            for notice in self._known:
-                notice.timestamp = now
-            self.put(list(self._known))
+            self.put([msgspec.structs.replace(notice, timestamp=now) for notice in self._known])

@@ -158,9 +158,11 @@ def _moment(date: str, time: str) -> int:
     hour, minute, second, fraction = found.groups()
     try:
         day = datetime.strptime(date, "%m/%d/%Y")
+        if day.year < 1971:  # a list was never so old, and times before the epoch are none
+            return 0
         moment = day.replace(hour=int(hour), minute=int(minute), second=int(second), tzinfo=NEW_YORK)
         return int(moment.timestamp()) * 1000 + int((fraction or "0").ljust(3, "0")[:3])
-    except (ValueError, OverflowError):  # no such day, no such hour, or the year 1
+    except (ValueError, OverflowError):  # no such day, or no such hour
         return 0
 
 
