@@ -215,6 +215,9 @@ def test_boards_stay_until_four_of_the_next_session(case: Case, tmp_path: Path) 
         for session in ("pre_market", "regular_session", "after_hours")
     ]
     assert ranges == [(10, 12), (20, 22), (30, 32)]
+    logged = [entry.get("event") for entry in answers["log"]]
+    assert "holidays" in logged  # the provider's list was asked for and taken
+    assert not {"holidays_failed", "holidays_refused", "open_on_a_holiday"} & set(logged)
 
 
 def test_the_first_event_from_four_on_clears_everything(case: Case, tmp_path: Path) -> None:
