@@ -41,8 +41,8 @@ from mdp.sessions import TradingDay
 
 #: Indicators of LULD messages (the provider's list of conditions and indicators).
 _HALTED, _REOPENED = 17, 18
-_BANDS = frozenset({15, 16, 21, 22})  # update, restated, band, republished
-_OUTSIDE = 19  # outside of the hours in which bands bind
+_OUTSIDE = 19  # bands outside of the hours in which they bind
+_KNOWN = frozenset({15, 16, 21, 22, _HALTED, _REOPENED, _OUTSIDE})  # update, restated, band, republished
 
 _LEAP_MS = 60_000  # as the market clock's: what is further ahead waits until the clock agrees
 _OLD_MS = 86_400_000
@@ -143,8 +143,13 @@ class Halts(Analyzer):
         state = self._state(event.symbol)
         if state is None:
             return
-        codes = event.indicators
-        for code in codes if isinstance(codes, list) else () if codes is None else (codes,):
+        said = event.indicators
+        codes = said if isinstance(said, list) else [] if said is None else [said]
+        unknown = sum(code not in _KNOWN for code in codes)
+        self.ignored["unknown_indicator"] += unknown
+        if not unknown and _OUTSIDE not in codes:  # those outside of hours do not bind
+            self._bind(state, event, day)  # first: what is announced shows them
+        for code in codes:
             if code == _HALTED:
                 if self._begin(state, at, LULD, day) and at >= day.start_ms:
                     self._announce(state, "halted", LULD)
@@ -152,16 +157,14 @@ class Halts(Analyzer):
                 self._resumed(state, at, LULD)
                 if not state.halted and state.again > at and self._begin(state, state.again, LULD, day):
                     self._announce(state, "halted", LULD)  # the next halt came before this one's end
-            elif code == _OUTSIDE:
-                return  # bands that do not bind
-            elif code not in _BANDS:
-                self.ignored["unknown_indicator"] += 1
-                return
-        high, low = event.high_price or 0, event.low_price or 0
+
+    def _bind(self, state: HaltState, event: LimitUpLimitDown, day: TradingDay) -> None:
+        """Take the bands of a message, where it has some and they are the newest of the day."""
+        at, high, low = event.timestamp, event.high_price or 0, event.low_price or 0
         if at >= state.band_timestamp and at >= day.start_ms and 0 < low <= high:
             if high != state.high or low != state.low:
                 state.high, state.low = high, low
-                self._changed[state.symbol] = state
+                self._note(state)
             state.band_timestamp = at
 
     def _notice(self, notice: HaltNotice, day: TradingDay) -> None:
