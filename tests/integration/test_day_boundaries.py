@@ -133,18 +133,23 @@ def write(path: Path, events: list[Event]) -> Path:
     return path
 
 
-def replay(folder: Path, events: list[Event], *keys: str) -> dict[str, Any]:
-    """What a client reads once the platform has seen all events; also what the process logged."""
+def replay(
+    folder: Path, events: list[Event], *keys: str, port: int = 0, snapshot: str = ""
+) -> dict[str, Any]:
+    """What a client reads once the platform has seen all events; also what the process logged.
+
+    A snapshot is of one feed: who wants it taken up again gives the port of the run before.
+    """
     path = write(folder / "day.frames.gz", events)
-    simulator = Process(folder, "simulate", "--port", "0", "--replay", str(path), "--speed", "max")
+    simulator = Process(folder, "simulate", "--port", str(port), "--replay", str(path), "--speed", "max")
     try:
         simulator.wait()
         address = f"127.0.0.1:{simulator.ports['simulator']}"
         ports = [word for name in ("wds", "scp", "metrics", "admin") for word in (f"--{name}-port", "0")]
         platform = Process(
             folder, "run", "--role", "all", "--massive-feed", address, "--massive-secure", "false",
-            "--massive-rest-url", f"http://{address}", "--log-format", "json", "--cache-snapshot-path", "",
-            *ports,
+            "--massive-rest-url", f"http://{address}", "--log-format", "json",
+            "--cache-snapshot-path", snapshot, *ports,
         )  # fmt: skip
         try:
             platform.wait()
@@ -153,6 +158,7 @@ def replay(folder: Path, events: list[Event], *keys: str) -> dict[str, Any]:
             platform.end()
     finally:
         simulator.end()
+    answers["port"] = simulator.ports["simulator"]
     answers["log"] = [json.loads(line) for line in platform.lines if line.startswith("{")]
     return answers
 
@@ -253,6 +259,29 @@ def test_the_first_event_from_half_past_nine_on_clears_the_opens(case: Case, tmp
     assert (after["quote:OPEN"]["open"], after["quote:OPEN"]["change_since_open"]) == (8, 1)
     assert after["market:status"]["session"] == "regular"
     assert days_begun(after)[-1] == case.first
+
+
+def test_a_process_that_was_down_meanwhile_resets_at_the_first_event_too(tmp_path: Path) -> None:
+    """Restarted on a weekend it still has Friday's boards; restarted again on Monday it clears them."""
+    case = CASES[0]
+    events = events_of(case)["before 04:00"]
+    sessions = [event for event in events if event["s"] < at(*case.idle[0], "04:00")]
+    idle = [event for event in events if event not in sessions]
+    monday = by_all(at(case.first, case.first_offset, "04:00"), 40, 41, 500)
+    snapshot = str(tmp_path / "snapshot")
+
+    friday = replay(tmp_path, sessions, snapshot=snapshot)
+    weekend = replay(tmp_path, idle, "daily_range:AAA", port=friday["port"], snapshot=snapshot)
+    after = replay(tmp_path, monday, "daily_range:AAA", port=friday["port"], snapshot=snapshot)
+
+    assert [row["accumulated_volume"] for row in friday[VOLUME]] == [6_000, 5_999, 5_998]
+    assert [row["accumulated_volume"] for row in weekend[VOLUME]] == [6_000, 5_999, 5_998]
+    assert weekend["daily_range:AAA"]["regular_session_high"] == 22
+    assert weekend["market:status"]["trading_day"] == case.last
+    assert days_begun(weekend) == []
+    assert [row["accumulated_volume"] for row in after[VOLUME]] == [500, 499, 498]
+    assert after["daily_range:AAA"]["regular_session_high"] is None
+    assert days_begun(after) == [case.first]
 
 
 def test_the_table_is_about_the_days_it_names() -> None:
