@@ -78,9 +78,11 @@ class TopTrades(Analyzer):
         symbols = self._ledger.symbols
         done = 0
         for symbol, known in list(symbols.items()):
-            if not known.sizes:
+            if known.empty:
                 continue  # silent since, or today's were all before a restart
-            if known.last_ms < oldest and max(known.times) < oldest:  # the last may be one reported late
+            if (
+                known.last_ms < oldest and known.newest_in_window_ms < oldest
+            ):  # the last may be one reported late
                 gone.append(known)
             else:
                 stats[symbol] = known.window()

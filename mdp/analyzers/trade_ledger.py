@@ -11,17 +11,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from operator import attrgetter
+from struct import error as Error
 from typing import Any
 
 from mdp.analyzers.base import EventBatch
+from mdp.analyzers.seen import SHARDS, Seen
 from mdp.analyzers.state import Market
 from mdp.analyzers.trade_state import (
     AFTER,
     CLOSED,
-    DAY_OUTSIDE_HOURS,
+    NO_EXCHANGE,
+    PLACE_SHIFT,
     PRE,
+    RECORD,
+    RECORD_BYTES,
     REGULAR,
-    WINDOW,
+    WHOLE,
     SymbolTrades,
 )
 from mdp.events import Number, Trade
@@ -34,7 +39,6 @@ from mdp.trade_rules import (
     EVERYTHING,
     HIGH_LOW,
     LAST,
-    ODD,
     SHIPPED_TABLE,
     UNKNOWN,
     VOLUME,
@@ -47,16 +51,17 @@ from mdp.trade_rules import (
 MAX_PRICE = 10_000_000.0  # USD
 MAX_SIZE = 10_000_000_000  # shares
 
+_MAX_VENUE = 1 << 31
 _MAX_LISTS = 4_096  # of conditions, remembered with their effect
 _MAX_LISTED = 16  # conditions in one of them
 _MAX_UNKNOWN = 1_000
 _MAX_AHEAD = 1_000
 _RETIRED_STEP = 20  # symbols of yesterday freed a batch: all at once took 20 ms
 _PLACES = {PRE_MARKET: PRE, REGULAR_SESSION: REGULAR, AFTER_HOURS: AFTER}
-_EXTENDED = EVERYTHING | DAY_HIGH_LOW
+_SHARD = SHARDS - 1
 _KEPT = (
     "count", "volume", "dollars", "max_size", "odd_count", "odd_volume", "first_ms", "newest_ms", "price",
-    "price_ms", "exchange", "late", "extremes", "duplicates",
+    "price_ms", "exchange", "late", "extremes", "duplicates", "singles",
 )  # fmt: skip
 _values = attrgetter(*_KEPT)
 _STEP = 500  # symbols dumped in one step: about 1 ms
@@ -90,7 +95,8 @@ class TradeLedger:
         self._regular: dict[tuple[Number, ...], int] = {}
         self._extended: dict[tuple[Number, ...], int] = {}
         self._taken: EventBatch | None = None  # this batch was taken; to be seen by one more analyzer
-        self._extra_slots = 0  # of tables of keys beyond their base size
+        self.seen = Seen()
+        self._days = 0  # begun; trade ids are unique within a day only
         #: Trades that the market clock does not believe yet; they wait until it does, as bars do.
         self._ahead: deque[Trade] = deque(maxlen=_MAX_AHEAD)
         self._ahead_ms: float = inf  # the oldest of them
@@ -114,7 +120,7 @@ class TradeLedger:
     def trade_count(self, symbol: str) -> int:
         """Trades of the day whose shares count; 0 for a symbol without one."""
         known = self.symbols.get(symbol)
-        return known.count if known is not None else 0
+        return known.trade_count if known is not None else 0
 
     def excluded(self) -> dict[str, int]:
         """Trades that were taken, by what their conditions forbade them; one may be in several."""
@@ -131,7 +137,7 @@ class TradeLedger:
         """A trading day began: forget yesterday's."""
         self._retired.extend(self.symbols.values())
         self.symbols = {}
-        self._extra_slots = 0
+        self._days += 1
         self._taken = None
 
     def take(self, batch: EventBatch) -> None:
@@ -155,56 +161,46 @@ class TradeLedger:
         begin, until = _bounds(day, usual)
         until = min(until, latest)
         usual_place = _PLACES.get(usual, CLOSED)
-        usual_known, usual_plain = (
-            (self._regular, EVERYTHING) if usual_place == REGULAR else (self._extended, _EXTENDED)
-        )
+        usual_known, usual_plain = self._compiled(usual_place)
         get = self.symbols.get
-        effects = self.effects
+        ignored, effects, days = self.ignored, self.effects, self._days
+        recent, older = self.seen.recent, self.seen.older
+        pack = RECORD.pack_into
+        added = 0
         for trade in events:
             ms = trade.timestamp
             if begin <= ms < until:
                 place, known, plain = usual_place, usual_known, usual_plain
             else:
                 if not day.start_ms <= ms < day.end_ms or ms > latest:
-                    self._misplaced(trade, day, latest)
+                    self._misplaced(trade, latest)
                     continue
                 place = _PLACES.get(day.session(ms), CLOSED)
-                known, plain = (
-                    (self._regular, EVERYTHING) if place == REGULAR else (self._extended, _EXTENDED)
-                )
+                known, plain = self._compiled(place)
             price = trade.price
             size = trade.size
             if not (0.0 < price < MAX_PRICE and 0 <= size < MAX_SIZE):
-                self.ignored["implausible_size" if 0.0 < price < MAX_PRICE else "implausible_price"] += 1
+                ignored["implausible_size" if 0.0 < price < MAX_PRICE else "implausible_price"] += 1
                 continue
             if trade.correction is not None and trade.correction in DROPPED_CORRECTIONS:
-                self.ignored["corrected"] += 1
+                ignored["corrected"] += 1
                 continue
-            state = get(trade.symbol)
+            symbol = trade.symbol
+            state = get(symbol)
             if state is None:
-                state = self._first(trade.symbol)
+                state = self._first(symbol)
                 if state is None:
                     continue
-            if trade.id or trade.id == 0:  # without an id nobody can tell
-                key = hash((trade.exchange, trade.id, trade.tape, trade.trf_id)) or 1
-                keys = state.keys
-                slot = key & state.mask
-                while (held := keys[slot]) and held != key:
-                    slot = (slot + 1) & state.mask
-                if not held:
-                    older = state.older
-                    old = key & state.older_mask
-                    while (held := older[old]) and held != key:
-                        old = (old + 1) & state.older_mask
-                if held:
-                    self.ignored["duplicate"] += 1
+            number = trade.id
+            if number or number == 0:  # without an id nobody can tell
+                key = hash((symbol, number, trade.exchange, trade.tape, trade.trf_id, days))
+                shard = key & _SHARD
+                if key in recent[shard] or key in older[shard]:
+                    ignored["duplicate"] += 1
                     state.duplicates += 1
-                    state.day_stats = None
                     continue
-                keys[slot] = key
-                state.room -= 1
-                if not state.room:
-                    self._extra_slots += state.make_room(market.clock.now_ms, self._extra_slots)
+                recent[shard].add(key)
+                added += 1
             conditions = trade.conditions
             if not conditions:
                 effect = plain
@@ -215,44 +211,28 @@ class TradeLedger:
                     effect = self._learn(conditions, known)
                 if effect != plain:
                     effects[effect] += 1
+            code = effect | place << PLACE_SHIFT
+            if price.__class__ is int:
+                code |= WHOLE
             if effect & VOLUME:
-                sizes = state.sizes
-                if len(sizes) < WINDOW:
-                    sizes.append(size)
-                    state.times.append(ms)
-                else:
-                    at = state.at
-                    sizes[at] = size
-                    state.times[at] = ms
-                    state.at = at + 1 if at < WINDOW - 1 else 0
-                state.count += 1
-                state.volume += size
-                state.dollars += price * size
-                if size > state.max_size:
-                    state.max_size = size
-                if ms > state.newest_ms:
-                    state.newest_ms = ms
-                elif ms < state.first_ms:
-                    state.first_ms = ms
-                    if state.newest_ms == inf:
-                        state.newest_ms = ms
-            if effect & LAST:
-                if ms >= state.price_ms:
-                    state.price = price
-                    state.price_ms = ms
-                    state.exchange = trade.exchange
-                    state.late = None
-                else:
-                    state.late = (price, ms, trade.exchange)
-            if effect & HIGH_LOW:
-                extremes = state.extremes
-                if price > extremes[place]:
-                    extremes[place] = price
-                if price < extremes[place + 1]:
-                    extremes[place + 1] = price
-            if effect >= ODD:
-                self._also(state, effect, price, size)
-            state.window_stats = state.day_stats = None
+                at = state.at
+                try:
+                    pack(state.ring, at, size, ms, price, code, trade.exchange)
+                except Error:
+                    pack(state.ring, at, size, ms, price, code, _venue(trade.exchange))
+                state.at = at = at + RECORD_BYTES
+                if at == state.end:
+                    state.turn()
+            else:
+                state.single(price, ms, code, _venue(trade.exchange))
+        if added:
+            self.seen.added(added)
+
+    def _compiled(self, place: int) -> tuple[dict[tuple[Number, ...], int], int]:
+        """The rules as they are in a session, and the effect of a trade without conditions."""
+        if place == REGULAR:
+            return self._regular, EVERYTHING
+        return self._extended, EVERYTHING | DAY_HIGH_LOW
 
     def dump(self) -> Iterator[Any]:
         """The rules and the day's numbers, in steps. Windows and what came already are not kept."""
@@ -260,7 +240,7 @@ class TradeLedger:
         yield ["rules", rules.source, rules.dated, [_rule_record(rule) for rule in rules.rules.values()]]
         symbols = list(self.symbols.items())
         for at in range(0, len(symbols), _STEP):
-            yield ["day", [[name, *_values(known)] for name, known in symbols[at : at + _STEP]]]
+            yield ["day", [_record(name, known) for name, known in symbols[at : at + _STEP]]]
 
     def hydrate(self, records: Iterable[Any]) -> None:
         """Take back what `dump` gave."""
@@ -271,7 +251,7 @@ class TradeLedger:
                     self.use(RuleTable({rule[0]: Rule(*rule) for rule in rules}, source, dated))
                 continue
             for name, *values in record[1]:
-                known = self.symbols[name] = SymbolTrades(self._market.clock.now_ms)
+                known = self.symbols[name] = SymbolTrades()
                 for field, value in zip(_KEPT, values, strict=True):
                     setattr(known, field, value)
                 known.late = tuple(known.late) if known.late else None  # type: ignore[assignment]
@@ -283,10 +263,10 @@ class TradeLedger:
         if not is_symbol(symbol):
             self.ignored["not_a_symbol"] += 1
             return None
-        known = self.symbols[symbol] = SymbolTrades(self._market.clock.now_ms)
+        known = self.symbols[symbol] = SymbolTrades()
         return known
 
-    def _misplaced(self, trade: Trade, day: TradingDay, latest: float) -> None:
+    def _misplaced(self, trade: Trade, latest: float) -> None:
         """A trade of another day, or one further ahead than the clock believes."""
         if trade.timestamp <= latest:
             self.ignored["other_day"] += 1
@@ -317,16 +297,6 @@ class TradeLedger:
             known[tuple(conditions)] = effect
         return effect
 
-    def _also(self, state: SymbolTrades, effect: int, price: Number, size: Number) -> None:
-        """What only few trades do."""
-        if effect & ODD and effect & VOLUME:
-            state.odd_count += 1
-            state.odd_volume += size
-        if effect & DAY_HIGH_LOW:
-            extremes = state.extremes
-            extremes[DAY_OUTSIDE_HOURS] = max(extremes[DAY_OUTSIDE_HOURS], price)
-            extremes[DAY_OUTSIDE_HOURS + 1] = min(extremes[DAY_OUTSIDE_HOURS + 1], price)
-
 
 def _bounds(day: TradingDay, session: str) -> tuple[Number, Number]:
     """Begin and end of a session in ms; of the closed hours where there is none of the name."""
@@ -337,6 +307,18 @@ def _bounds(day: TradingDay, session: str) -> tuple[Number, Number]:
     if session == AFTER_HOURS:
         return day.close_ms, day.post_ms
     return day.post_ms, day.end_ms
+
+
+def _venue(exchange: Number | None) -> int:
+    """An exchange as a record holds it: what is no such number is none."""
+    if exchange is None or exchange != int(exchange) or not 0 <= exchange < _MAX_VENUE:
+        return NO_EXCHANGE
+    return int(exchange)
+
+
+def _record(symbol: str, known: SymbolTrades) -> list[Any]:
+    known.fold()
+    return [symbol, *_values(known)]
 
 
 def _rule_record(rule: Rule) -> list[Any]:
