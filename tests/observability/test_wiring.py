@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from mdp.analyzers.halt_state import HaltState
+from mdp.analyzers.halts import Halts
 from mdp.app import App
 from tests.app_support import SECRET, config_for
 
@@ -66,6 +68,34 @@ async def test_analyzers_show_failures_and_whether_they_run() -> None:
     assert shown["mdp_analyzer_enabled", key] == 0
     assert shown["mdp_analyzer_enabled", (("analyzer", "raw_feeds"),)] == 1
     await app.stop()
+
+
+async def test_halts_are_shown_by_source_and_polls_only_where_somebody_asks() -> None:
+    """How many are halted, who announced them, and how the exchange's list answers."""
+    app = App(config_for(1), ["all"])
+    halts = next(guard.analyzer for guard in app.engine.guards if isinstance(guard.analyzer, Halts))
+    halts.active["AAA"] = HaltState("AAA")
+    halts.announced["halted", "luld"] = 3
+    halts.ignored["late"] = 2
+    shown = samples_of(app)
+    assert shown["mdp_halts_active", ()] == 1
+    assert shown["mdp_halts_total", (("event", "halted"), ("source", "luld"))] == 3
+    assert shown["mdp_analyzer_ignored_events_total", (("analyzer", "halts"), ("reason", "late"))] == 2
+    assert not any(name == "mdp_halt_source_polls_total" for name, _ in shown)
+    await app.stop()
+
+    config = config_for(1)
+    config.halts.rss_url = "http://127.0.0.1:9/"
+    asking = App(config, ["all"])
+    assert asking.halt_source is not None
+    asking.halt_source.polls["timeout"] = 4
+    assert samples_of(asking)["mdp_halt_source_polls_total", (("outcome", "timeout"),)] == 4
+    await asking.stop()
+
+    config.processor.analyzers.remove("halts")
+    without = App(config, ["all"])
+    assert not any(name == "mdp_halts_active" for name, _ in samples_of(without))
+    await without.stop()
 
 
 async def test_snapshots_are_shown_only_where_they_are_kept(tmp_path: object) -> None:

@@ -74,9 +74,11 @@ class FakeMarket:
             row = pick.choice(self._rows)
             halt = {
                 "symbol": row["symbol"],
-                "state": "halted",
+                "event": "halted",
+                "status": "halted",
+                "halt_timestamp": self._now(),
                 "timestamp": self._now(),
-                "reason": "LULD pause",
+                "reason": "volatility trading pause",
             }
             self._cache.push(feeds.HALTS, "", halt)
             self._bus.publish(feeds.HALTS, "", halt)

@@ -16,7 +16,7 @@ from mdp.config import ScpConfig, WdsConfig
 from mdp.scp.server import ControlPlane
 from mdp.wds.server import WidgetDataService
 from tests.scp.browser import CHROMIUM, Page, browser
-from tests.scp.fake_market import FakeMarket
+from tests.scp.fake_market import BASE_MS, FakeMarket
 
 # In CI a missing browser is a failure, not a reason to look away.
 pytestmark = pytest.mark.skipif(
@@ -131,6 +131,40 @@ async def test_rows_change_in_place(tmp_path: Path) -> None:
         assert await env.page.evaluate(flashing) == ["0.5000"]  # changed, not moved or new
         env.publish_board([])
         await env.page.until(f"{GAINERS}.length === 0")
+        assert env.page.complaints == []
+
+
+async def test_a_halt_and_its_end_read_as_what_they_are(tmp_path: Path) -> None:
+    """Times are the halt's and the resumption's own; why, until when, how long and how often beside them."""
+    async with stack(tmp_path / "profile") as env:
+        await env.open()
+        await env.page.until(f"{STATE} === 'live'")
+        halt = {
+            "event": "halted", "symbol": "HLT", "status": "halted", "reason": "news pending",
+            "halts_today": 1, "halt_timestamp": BASE_MS, "resume_expected_timestamp": None,
+            "timestamp": BASE_MS + 900,
+        }  # fmt: skip
+        env.bus.publish(feeds.HALTS, "", halt)
+        end = {
+            **halt, "event": "resumed", "status": "trading", "resume_timestamp": BASE_MS + 301_000,
+            "halted_ms": 301_000, "timestamp": BASE_MS + 301_000,
+        }  # fmt: skip
+        env.bus.publish(feeds.HALTS, "", end)
+        again = {
+            **halt, "halt_timestamp": BASE_MS + 360_000, "timestamp": BASE_MS + 360_000, "halts_today": 2,
+            "reason": "volatility trading pause", "resume_expected_timestamp": BASE_MS + 660_000,
+        }  # fmt: skip
+        env.bus.publish(feeds.HALTS, "", again)
+        await env.page.until("document.querySelectorAll('#halts li').length === 3")
+        lines = await env.page.evaluate(
+            "[...document.querySelectorAll('#halts li')].map("
+            "(line) => [line.className, ...[...line.children].map((part) => part.textContent)])"
+        )
+        assert lines == [
+            ["down", "09:51:00", "HLT", "■ halted", "volatility trading pause · until 09:56:00 · halt 2 today"],
+            ["up", "09:50:01", "HLT", "▶ resumed", "news pending · after 5:01"],
+            ["down", "09:45:00", "HLT", "■ halted", "news pending"],
+        ]
         assert env.page.complaints == []
 
 

@@ -184,15 +184,27 @@ function alertLine(item) {
   ]);
 }
 
+/** m:ss of a duration in ms. */
+function minutes(ms) {
+  if (typeof ms !== "number") return "";
+  return `${Math.floor(ms / 60_000)}:${String(Math.floor(ms / 1_000) % 60).padStart(2, "0")}`;
+}
+
 function haltLine(item) {
-  const state = item.state ?? item.status ?? item.event ?? item.kind ?? item.event_type;
-  const resumed = /resum|reopen/i.test(String(state)) || item.halted === false;
-  const reason = item.reason ?? item.note ?? item.code;
+  const resumed = item.event === "resumed";
+  const lasted = resumed ? minutes(item.halted_ms) : "";
+  const until = resumed ? 0 : millis(item.resume_expected_timestamp);
+  const notes = [
+    typeof item.reason === "string" ? item.reason : "",
+    lasted && `after ${lasted}`,
+    until > 0 && `until ${time(until)}`,
+    item.halts_today > 1 ? `halt ${item.halts_today} today` : "",
+  ];
   return entry(resumed ? "up" : "down", [
-    ["when", time(millis(item.timestamp ?? item.halted_at ?? item.time))],
+    ["when", time(millis((resumed ? item.resume_timestamp : item.halt_timestamp) ?? item.timestamp))],
     ["symbol", String(item.symbol ?? "?")],
     ["what", resumed ? "▶ resumed" : "■ halted"],
-    ["note", typeof reason === "string" ? reason : ""],
+    ["note", notes.filter(Boolean).join(" · ")],
   ]);
 }
 
