@@ -161,7 +161,13 @@ async def test_a_halt_and_its_end_read_as_what_they_are(tmp_path: Path) -> None:
             "(line) => [line.className, ...[...line.children].map((part) => part.textContent)])"
         )
         assert lines == [
-            ["down", "09:51:00", "HLT", "■ halted", "volatility trading pause · until 09:56:00 · halt 2 today"],
+            [
+                "down",
+                "09:51:00",
+                "HLT",
+                "■ halted",
+                "volatility trading pause · until 09:56:00 · halt 2 today",
+            ],
             ["up", "09:50:01", "HLT", "▶ resumed", "news pending · after 5:01"],
             ["down", "09:45:00", "HLT", "■ halted", "news pending"],
         ]
