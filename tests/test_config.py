@@ -292,6 +292,12 @@ BAD_VALUES: list[tuple[str, Any]] = [
         ("massive.subscriptions", bad)
         for bad in ([], ["T"], ["T."], [".AAPL"], ["t.*"], ["T.A*"], ["T.*,Q.*"], ["T.*", "T.*"], ["T. A"])
     ],
+    *[
+        ("halts.rss_url", bad)
+        for bad in ("nasdaqtrader.com", "ftp://x/rss", "http://u:p@x/rss?feed=a", "http://?a=1", "http://x/#a")
+    ],
+    *[("halts.poll_seconds", bad) for bad in (0, 0.5, float("nan"), 86_401)],
+    *[("halts.source", bad) for bad in ("", "a b", "a:")],
     ("mdq.backend", "kafka"),
     ("mdq.backend", "redis"),
     ("cache.backend", "redis"),
@@ -335,6 +341,12 @@ GOOD_VALUES: list[tuple[str, Any]] = [
     ],
     ("massive.subscriptions", ["AM.BRK.A", "T.X:BTC-USD", "NOI.*"]),
     ("massive.rest_url", "http://127.0.0.1:8080/base"),
+    *[
+        ("halts.rss_url", good)
+        for good in ("", "https://www.nasdaqtrader.com/rss.aspx?feed=tradehalts", "http://127.0.0.1:9/a")
+    ],
+    ("halts.source", "my.package:Halts"),
+    ("halts.poll_seconds", 1),
     ("processor.analyzers", []),
     ("processor.analyzers", ["my.package:Thing", "raw_feeds"]),
     *[("cache.url", good) for good in ("rediss://u:p@h:1/2", "unix:///run/redis.sock", "redis://[::1]:6379")],
