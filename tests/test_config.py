@@ -294,7 +294,13 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ],
     *[
         ("halts.rss_url", bad)
-        for bad in ("nasdaqtrader.com", "ftp://x/rss", "http://u:p@x/rss?feed=a", "http://?a=1", "http://x/#a")
+        for bad in (
+            "nasdaqtrader.com",
+            "ftp://x/rss",
+            "http://u:p@x/rss?feed=a",
+            "http://?a=1",
+            "http://x/#a",
+        )
     ],
     *[("halts.poll_seconds", bad) for bad in (0, 0.5, float("nan"), 86_401)],
     *[("halts.source", bad) for bad in ("", "a b", "a:")],

@@ -20,6 +20,9 @@ _NEAR = 0.01  # of the band: within it a symbol's quotes are looked at
 _QUOTE_MS = 60_000  # so long a quote outweighs prices
 _PRICE_MS = 15_000  # an older price proves no limit state: none lasts longer
 _LEAP_MS = 60_000  # as the market clock's: a quote further ahead is a stray
+_MAX_NEAR = (
+    1_000  # on the day when the whole market is near a band, looking at each quote would cost too much
+)
 _STEP = 1_000  # symbols looked at before the loop is given back: below 1 ms
 
 
@@ -75,6 +78,8 @@ class LimitWatch:
                     continue
                 price = known.bar.close
                 if state.low * (1 + _NEAR) < price < state.high * (1 - _NEAR) and not state.side:
+                    continue
+                if len(near) >= _MAX_NEAR and not state.side:
                     continue
                 near[state.symbol] = state
                 now = market.clock.now_ms

@@ -174,10 +174,23 @@ def test_the_look_at_the_whole_market_gives_the_loop_back() -> None:
     """A step for each thousand symbols; a symbol that halts between two steps stays halted."""
     rig = HaltRig()
     rig.tell(*[luld(f"S{i}", NOON, 21) for i in range(3_500)])
-    rig.send(*[bar(f"S{i}", NOON, 10.95) for i in range(3_500)])
+    rig.send(*[bar(f"S{i}", NOON, 10.95) for i in (1, 3_499)])
     steps = rig.halts.flush()
     next(steps)
     rig.tell(luld("S1", NOON + 1, 17))
     assert len(list(steps)) == 2
     rig.send(quote("S1", NOON + SECOND, 11, 12), quote("S3499", NOON + SECOND, 11, 12))
     assert (rig.status("S1"), rig.status("S3499")) == ("halted", "limit_state")
+
+
+def test_symbols_that_are_looked_at_are_bounded() -> None:
+    """On a day when the whole market is near its bands; one in a limit state is never dropped."""
+    rig = HaltRig()
+    rig.tell(*[luld(f"S{i}", NOON, 21) for i in range(1_100)])
+    rig.trade("S1099", NOON, 10.95)
+    rig.send(quote("S1099", NOON, 11, 12))
+    rig.send(*[bar(f"S{i}", NOON + SECOND, 10.95) for i in range(1_099)])
+    rig.second()
+    rig.send(*[quote(f"S{i}", NOON + SECOND, 11, 12) for i in range(1_100)])
+    limited = [rig.status(f"S{i}") == "limit_state" for i in range(1_100)]
+    assert (sum(limited), limited[0], limited[1_050], limited[1_099]) == (1_001, True, False, True)
