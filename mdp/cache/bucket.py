@@ -33,4 +33,5 @@ class TokenBucket:
         if self._tokens >= 1.0 - 1e-9:
             self._tokens -= 1.0
             return 0.0
-        return (1.0 - self._tokens) / self._per_second
+        # Never so short that adding it to a clock changes nothing.
+        return max((1.0 - self._tokens) / self._per_second, 1e-6)

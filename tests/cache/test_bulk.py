@@ -10,51 +10,22 @@ from typing import Any
 import pytest
 
 import mdp.cache.bulk as bulk
-from mdp.cache.bulk import BodyError, FloatRow, GroupedBar, Rejected, SnapshotRow, rows
+from mdp.cache.bulk import BodyError, FloatRow, GroupedBar, SnapshotRow, rows
+from mdp.cache.validate import Checks, Rejected
 from mdp.observability.loop_lag import StepTimer
+
+
+def checks_of(rejected: Rejected) -> Checks:
+    """Those of an endpoint."""
+    return rejected.at("bulk")
 
 
 async def read(
     body: bytes, name: Any = "results", row_type: Any = FloatRow, rejected: Rejected | None = None
 ) -> list[Any]:
     """All rows of a body."""
-    rejected = rejected if rejected is not None else Rejected()
-    return [row async for part in rows(body, name, row_type, rejected, StepTimer()) for row in part]
-
-
-@pytest.mark.parametrize(
-    ("value", "used", "reason"),
-    [
-        (12.5, 12.5, None),
-        (0, 0, None),
-        (10**15, 10**15, None),
-        (None, 0, "missing"),
-        (-1, 0, "negative"),
-        (-0.5, 0, "negative"),
-        (1.1e15, 0, "absurd"),
-        (10**30, 0, "absurd"),
-        (float("inf"), 0, "absurd"),
-        (float("-inf"), 0, "negative"),
-        (float("nan"), 0, "not a number"),
-        ("12.5", 0, "not a number"),
-        (True, 0, "not a number"),
-        ([1], 0, "not a number"),
-        ({}, 0, "not a number"),
-    ],
-)
-def test_only_what_can_be_a_price_or_volume_is_used(value: Any, used: float, reason: str | None) -> None:
-    """Anything else is 0, counted with the reason."""
-    rejected = Rejected()
-    assert rejected.number(value) == used
-    assert rejected.counts == ({(reason,): 1} if reason else {})
-
-
-@pytest.mark.parametrize("value", [None, "", 7, "X" * 33, ["A"]])
-def test_only_what_can_be_a_symbol_is_used(value: Any) -> None:
-    """Anything else would become a key of the state."""
-    rejected = Rejected()
-    assert rejected.symbol(value) == ""
-    assert rejected.counts == {("symbol",): 1}
+    checks = checks_of(rejected if rejected is not None else Rejected())
+    return [row async for part in rows(body, name, row_type, checks, StepTimer()) for row in part]
 
 
 async def test_rows_come_in_slices_and_the_loop_goes_on_between() -> None:
@@ -70,7 +41,7 @@ async def test_rows_come_in_slices_and_the_loop_goes_on_between() -> None:
 
     other = asyncio.create_task(count_turns())
     sizes, turns_seen = [], []
-    async for part in rows(body, "results", FloatRow, Rejected(), StepTimer()):
+    async for part in rows(body, "results", FloatRow, checks_of(Rejected()), StepTimer()):
         sizes.append(len(part))
         turns_seen.append(turns)
     other.cancel()
@@ -87,7 +58,7 @@ async def test_what_the_caller_does_with_a_slice_is_measured_as_part_of_the_step
         return now
 
     step = StepTimer(clock=clock)
-    async for _ in rows(b'{"results":[{"ticker":"A"}]}', "results", FloatRow, Rejected(), step):
+    async for _ in rows(b'{"results":[{"ticker":"A"}]}', "results", FloatRow, checks_of(Rejected()), step):
         now += 0.25
     assert step.max_seconds == 0.25
 
@@ -141,7 +112,7 @@ async def test_a_row_that_is_odd_loses_only_itself() -> None:
     )
     found = await read(body, "tickers", SnapshotRow, rejected)
     assert [row.ticker for row in found] == ["A", "C"]
-    assert rejected.counts == {("row",): 3}
+    assert rejected.counts == {("bulk", "row"): 3}
 
 
 async def test_a_body_with_nan_is_read_all_the_same() -> None:
@@ -152,8 +123,8 @@ async def test_a_body_with_nan_is_read_all_the_same() -> None:
     rejected = Rejected()
     found = await read(body, "results", GroupedBar, rejected)
     assert [row.T for row in found] == ["A", "B", "C"]
-    assert [rejected.amount(row.v) for row in found] == [None, None, 3]
-    assert rejected.counts == {("row",): 1, ("not a number",): 1, ("negative",): 1}
+    assert [checks_of(rejected).shares(row.v) for row in found] == [None, None, 3]
+    assert rejected.counts == {("bulk", "row"): 1, ("bulk", "not a number"): 1, ("bulk", "negative"): 1}
 
 
 async def test_a_body_too_large_for_one_step_is_walked_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ async def keeping(
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a condition, at most 10 s."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for is set by code that knows no events
             await asyncio.sleep(0.005)
 
 
@@ -333,7 +333,7 @@ async def test_a_symbol_seen_later_is_asked_for_by_itself_once() -> None:
 
 
 async def test_a_second_start_on_the_same_day_asks_nothing() -> None:
-    """The values come from the file, at once, and are told to listeners; splits are kept for single lookups."""
+    """The values come from the file, at once, and are told to listeners; splits are kept for lookups."""
     provider = Market()
     provider.answers[paths.SPLITS] = splits(("MSFT", str(TODAY), 1, 4))
     async with keeping(provider) as first:

@@ -92,7 +92,7 @@ async def test_what_may_pass_is_tried_again(status: int) -> None:
         assert await rest.get("/a") == b"ok"
         await rest.close()
     assert waits.slept == [0.5, 1.0]
-    assert rest.requests == {(str(status),): 2, ("200",): 1}
+    assert rest.requests == {("other", str(status)): 2, ("other", "200"): 1}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,13 @@ async def test_the_pause_is_capped_and_half_of_it_random() -> None:
     async with serving(Provider()) as provider:
         provider.answers["/"] = 500
         rest = RestClient(
-            provider.url, rate=1e9, tries=9, clock=waits.clock, sleep=waits.sleep, jitter=lambda: 0.0
+            provider.url,
+            rate=1e9,
+            tries=9,
+            breaker_failures=99,
+            clock=waits.clock,
+            sleep=waits.sleep,
+            jitter=lambda: 0.0,
         )
         with pytest.raises(RestError):
             await rest.get("/a")
@@ -201,7 +207,7 @@ async def test_a_server_that_never_answers_times_out() -> None:
         with pytest.raises(RestError, match="in time"):
             await rest.get("/a")
         await rest.close()
-        assert rest.requests == {("timeout",): 2}
+        assert rest.requests == {("other", "timeout"): 2}
 
 
 async def test_an_answer_that_is_cut_off_is_tried_again() -> None:
@@ -212,7 +218,7 @@ async def test_an_answer_that_is_cut_off_is_tried_again() -> None:
         with pytest.raises(RestError, match="cut off"):
             await rest.get("/a")
         await rest.close()
-    assert rest.requests == {("truncated",): 2}
+    assert rest.requests == {("other", "truncated"): 2}
 
 
 async def test_a_refused_connection_is_an_error_of_ours() -> None:
@@ -223,7 +229,7 @@ async def test_a_refused_connection_is_an_error_of_ours() -> None:
         with pytest.raises(RestError, match=r"no connection \(\w+\)$"):
             await rest.get("/a")
         await rest.close()
-    assert rest.requests == {("connection",): 2}
+    assert rest.requests == {("other", "connection"): 2}
 
 
 async def test_large_and_compressed_bodies_arrive_whole() -> None:
@@ -271,7 +277,7 @@ async def test_requests_at_once_are_bounded() -> None:
 
 
 async def test_requests_per_second_are_bounded() -> None:
-    """Ten requests at 5 a second take 1.8 s of the clock: the first needs no wait."""
+    """Ten requests at 5 a second take a second of the clock: a second's worth needs no wait."""
     waits = Waits()
     async with serving(Provider()) as provider:
         provider.answers["/"] = b"ok"
@@ -280,7 +286,65 @@ async def test_requests_per_second_are_bounded() -> None:
         for n in range(10):
             await rest.get(f"/{n}")
         await rest.close()
-    assert waits.now - began == pytest.approx(1.8)
+    assert waits.now - began == pytest.approx(1.0)
+
+
+async def test_an_endpoint_that_only_fails_is_left_alone_and_the_others_are_not() -> None:
+    """After eight failed tries in a row nothing is sent for a while; then one try decides for all."""
+    waits = Waits()
+    async with serving(Provider()) as provider:
+        provider.answers["/"] = b"ok"
+        provider.answers["/stocks/vX/float"] = 500
+        rest = client(provider.url, waits)
+        for _ in range(2):
+            with pytest.raises(RestError, match="HTTP 500"):
+                await rest.get("/stocks/vX/float")
+        with pytest.raises(RestError, match="only failed lately") as caught:
+            await rest.get("/stocks/vX/float")
+        assert not caught.value.asked
+        assert 0 < caught.value.retry_after <= 5
+        assert provider.count("/stocks/vX/float") == 8
+        assert await rest.get("/stocks/v1/splits") == b"ok"
+
+        waits.now += 5
+        provider.answers["/stocks/vX/float"] = b"well"
+        assert await rest.get("/stocks/vX/float") == b"well"
+        assert await rest.get("/stocks/vX/float") == b"well"
+        await rest.close()
+
+
+async def test_throttling_opens_no_breaker() -> None:
+    """429 says that the server is alive; its Retry-After is what counts."""
+    waits = Waits()
+    async with serving(Provider()) as provider:
+        provider.answers["/"] = 429
+        rest = client(provider.url, waits)
+        for _ in range(5):
+            with pytest.raises(RestError, match="HTTP 429"):
+                await rest.get("/a")
+        await rest.close()
+    assert len(provider.asked) == 20
+
+
+async def test_a_cancelled_trial_leaves_the_endpoint_open_to_the_next() -> None:
+    """Whoever gave up must not keep the others out."""
+    waits = Waits()
+    async with serving(Provider()) as provider:
+        provider.answers["/a"] = 500
+        rest = client(provider.url, waits)
+        for _ in range(2):
+            with pytest.raises(RestError):
+                await rest.get("/a")
+        waits.now += 5
+        provider.answers["/a"] = hang
+        trial = asyncio.create_task(rest.get("/a"))
+        while len(provider.asked) < 9:  # noqa: ASYNC110 - the provider of the tests counts, it tells nobody
+            await asyncio.sleep(0.005)
+        trial.cancel()
+        await asyncio.gather(trial, return_exceptions=True)
+        provider.answers["/a"] = b"ok"
+        assert await rest.get("/a") == b"ok"
+        await rest.close()
 
 
 async def all_pages(rest: RestClient, path: str) -> list[bytes]:
@@ -349,7 +413,7 @@ async def test_a_page_that_is_garbage_is_an_error(body: bytes) -> None:
 
 
 async def test_its_counters_are_metrics() -> None:
-    """Requests by outcome, and bytes."""
+    """Requests by endpoint and outcome, and bytes."""
     metrics = Metrics()
     async with serving(Provider()) as provider:
         provider.answers["/"] = [500, b"12345"]
@@ -358,7 +422,8 @@ async def test_its_counters_are_metrics() -> None:
         await rest.get("/a")
         await rest.close()
     text = metrics.render().decode()
-    assert 'mdp_rest_requests_total{outcome="500"} 1.0' in text
+    assert 'mdp_rest_requests_total{endpoint="other",outcome="500"} 1.0' in text
+    assert 'mdp_rest_requests_total{endpoint="other",outcome="200"} 1.0' in text
     assert "mdp_rest_received_bytes_total 5.0" in text
 
 

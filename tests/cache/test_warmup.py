@@ -1,4 +1,4 @@
-"""One trading day's reference values over loopback: from a provider that behaves, and from those that do not."""
+"""A trading day's reference values over loopback: from a provider that behaves and those that do not."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ async def test_without_sessions_the_clock_decides_about_the_snapshot(fits: bool,
 
 
 async def test_before_four_the_snapshot_is_not_asked_for() -> None:
-    """It was cleared at 03:30: the previous session's bars say it all. Without these it is asked for later."""
+    """It was cleared at 03:30: the previous session's bars say it all. Without these it is asked later."""
     provider = Market()
     fits: list[bool | None] = [None]
     async with fetching(provider, snapshot_fits=lambda _day: fits[0]) as book:
@@ -221,7 +221,7 @@ async def test_an_older_session_is_never_taken_for_the_previous_one() -> None:
 
 
 async def test_what_has_not_come_is_pending_and_what_came_is_not() -> None:
-    """Field by field, in what listeners are told; a symbol without a float waits until all pages are there."""
+    """Field by field, in what listeners are told; who has no float waits until all pages are there."""
     provider = Market()
     release = asyncio.Event()
 
@@ -312,8 +312,11 @@ async def test_what_is_wrong_is_counted_and_never_used() -> None:
     }
     provider.answers[paths.FLOAT] = b'{"results":[{"ticker":"AAPL","free_float":NaN},{"ticker":"X"},7]}'
     provider.answers[paths.SPLITS] = splits(
-        ("AAPL", "2026-09-23", 0, 1), ("AAPL", "soon", 1, 2), ("AAPL", "2026-09-23", 1, -3), ("AAPL", "2026-09-23", 99999, 0.5)
-    )  # fmt: skip
+        ("AAPL", "2026-09-23", 0, 1),
+        ("AAPL", "soon", 1, 2),
+        ("AAPL", "2026-09-23", 1, -3),
+        ("AAPL", "2026-09-23", 99999, 0.5),
+    )
     rejected = Rejected()
     async with fetching(provider, rejected=rejected) as book:
         await book.round()
