@@ -154,9 +154,7 @@ class Halts(Analyzer):
                 if self._begin(state, at, LULD, day) and at >= day.start_ms:
                     self._announce(state, "halted", LULD)
             elif code == _REOPENED:
-                self._resumed(state, at, LULD)
-                if not state.halted and state.again > at and self._begin(state, state.again, LULD, day):
-                    self._announce(state, "halted", LULD)  # the next halt came before this one's end
+                self._resumed(state, at, LULD, day)
 
     def _bind(self, state: HaltState, event: LimitUpLimitDown, day: TradingDay) -> None:
         """Take the bands of a message, where it has some and they are the newest of the day."""
@@ -173,8 +171,8 @@ class Halts(Analyzer):
         if start > now + _LEAP_MS:
             self.ignored["ahead"] += 1  # it comes again
             return
-        over = resume > 0 and resume + GRACE_MS <= notice.timestamp
         known = self._states.get(notice.symbol)
+        over = resume > 0 and resume + GRACE_MS <= notice.timestamp
         if over and start < day.start_ms and not (known and known.halted):
             return  # an old story
         state = self._state(notice.symbol)
@@ -196,7 +194,7 @@ class Halts(Analyzer):
             return  # an older one
         self._learn(state, notice)  # also of another halt on top of this one: its reason holds now
         if state.halted and over and resume >= state.start:
-            self._resumed(state, resume, source)
+            self._resumed(state, resume, source, day)
         elif not state.halted and not over and state.end_source == source:
             state.reopen()
             self._announce(state, "halted", source)
@@ -226,7 +224,9 @@ class Halts(Analyzer):
             return False
         return True
 
-    def _resumed(self, state: HaltState, at: Number, source: str) -> None:
+    def _resumed(self, state: HaltState, at: Number, source: str, day: TradingDay) -> None:
+        """A source says that a symbol trades again."""
+        again = state.again
         became = state.resume(at, source)
         if became in ("duplicate", "late"):
             self.ignored[became] += 1
@@ -235,8 +235,10 @@ class Halts(Analyzer):
         if became == "unmatched":
             # Told before its halt, or the halt was before our time: who was not told of one needs no end.
             self.ignored["unmatched_resumption"] += 1
-        else:
-            self._announce(state, "resumed", source)
+            return
+        self._announce(state, "resumed", source)
+        if again > at and self._begin(state, again, LULD, day):
+            self._announce(state, "halted", LULD)  # the next halt came before this one's end
 
     def _note(self, state: HaltState) -> None:
         self._changed[state.symbol] = state
@@ -284,7 +286,7 @@ class Halts(Analyzer):
         if self._ahead:
             self._retry(day)
         for state in list(self.active.values()):
-            self._look_for_trades(state)
+            self._look_for_trades(state, day)
         self._leave()  # before the loop is given back: nothing may leave that is not journaled
         yield from self._limits.look(self._states.values(), day)
         wanted = self._wanted
@@ -295,19 +297,19 @@ class Halts(Analyzer):
                 self._note(shown)
         self._leave()
 
-    def _look_for_trades(self, state: HaltState) -> None:
+    def _look_for_trades(self, state: HaltState, day: TradingDay) -> None:
         """Whether bars prove that a halted symbol trades."""
         known = self.market.symbols.get(state.symbol)
         if known is None or known.bar is None:
             return
         start = known.bar.start_timestamp
         if state.start < state.expected <= start:
-            self._resumed(state, state.expected, TRADES)
+            self._resumed(state, state.expected, TRADES, day)
         elif start >= state.start + _PROOF_MS and start > state.bar_start:
             state.bar_start = start
             state.bars += 1
             if state.bars >= _PROOF_BARS:
-                self._resumed(state, start, TRADES)
+                self._resumed(state, start, TRADES, day)
 
     # What is asked for.
 

@@ -6,6 +6,8 @@ import csv
 from datetime import datetime
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mdp.analyzers.halt_state import GRACE_MS, MERGE_MS, REASONS, reason_of
 from mdp.events import HaltNotice
@@ -127,6 +129,20 @@ def test_a_pause_that_is_put_off_goes_on(rig: HaltRig) -> None:
     row = rig.row("GME")
     assert (row["halt_timestamp"], row["halts_today"]) == (NOON, 1), "it is the same halt"
     assert rig.active() == ["GME"]
+
+
+def test_what_the_tape_said_after_the_announced_end_is_the_next_halt(rig: HaltRig) -> None:
+    """The list's end is the first one's; the symbol stays halted."""
+    said = notice("AAA", NOON, resume=RESUME)
+    rig.tell(luld("AAA", NOON, 17))
+    rig.tell(luld("AAA", RESUME + SECOND, 17))
+    rig.tick(RESUME + GRACE_MS)
+    rig.list(said)
+    assert rig.told() == [("halted", "AAA"), ("resumed", "AAA"), ("halted", "AAA")]
+    assert (rig.status(), rig.row()["halt_timestamp"]) == ("halted", RESUME + SECOND)
+    rig.list(said)
+    rig.tell(luld("AAA", RESUME + 5 * MINUTE, 18))
+    assert rig.told() == [("resumed", "AAA")]
 
 
 def test_a_bar_from_the_announced_time_on_is_the_resumption(rig: HaltRig) -> None:
@@ -291,6 +307,43 @@ def test_a_real_day_of_the_exchange_comes_out_as_listed() -> None:
         assert rig.row(symbol)["halts_today"] == len(mine)
         assert rig.row(symbol)["status"] == ("trading" if mine[0] in over else "halted")
     assert len(begun) > 40
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_with_a_tape_that_loses_messages_each_halt_is_told_once(data: st.DataObject) -> None:
+    """Any number of halts of one symbol, a complete list polled each minute, a tape that says some of it.
+
+    Halts and resumptions are announced in turns, each halt once, and in the end it trades again.
+    """
+    halts: list[tuple[int, int]] = []
+    t = NOON
+    for _ in range(data.draw(st.integers(1, 5), label="halts")):
+        t += data.draw(st.integers(1, 900), label="trades for s") * SECOND
+        end = t + data.draw(st.integers(300, 1_800), label="halted for s") * SECOND
+        halts.append((t, end))
+        t = end
+    told_by_tape = [
+        (at_ms, code)
+        for begin, end in halts
+        for at_ms, code in ((begin, 17), (end, 18))
+        if data.draw(st.booleans(), label="on the tape")
+    ]
+    apart = data.draw(st.integers(-5, 5), label="clocks apart s") * SECOND
+    rig = HaltRig()
+    for now in range(NOON, t + 5 * MINUTE, 20 * SECOND):
+        rig.tick(now)
+        for message in [one for one in told_by_tape if now - 20 * SECOND < one[0] <= now]:
+            rig.send(luld("AAA", *message))
+        if (now - NOON) % MINUTE == 0:
+            known = [(begin, end) for begin, end in halts if begin + apart <= now]
+            # The end is known, to the second, once it came; of a pause it is announced before.
+            rig.list(
+                *[notice("AAA", b + apart, resume=e + apart if e + apart <= now else 0) for b, e in known]
+            )
+
+    assert [event for event, _ in rig.told()] == ["halted", "resumed"] * len(halts)
+    assert (rig.status(), rig.row()["halts_today"]) == ("trading", len(halts))
 
 
 def test_a_notice_needs_no_more_than_symbol_and_time(rig: HaltRig) -> None:
