@@ -15,7 +15,7 @@ from struct import error as Error
 from typing import Any
 
 from mdp.analyzers.base import EventBatch
-from mdp.analyzers.seen import SHARDS, Seen
+from mdp.analyzers.seen import Seen
 from mdp.analyzers.state import Market
 from mdp.analyzers.trade_state import (
     AFTER,
@@ -58,7 +58,6 @@ _MAX_UNKNOWN = 1_000
 _MAX_AHEAD = 1_000
 _RETIRED_STEP = 20  # symbols of yesterday freed a batch: all at once took 20 ms
 _PLACES = {PRE_MARKET: PRE, REGULAR_SESSION: REGULAR, AFTER_HOURS: AFTER}
-_SHARD = SHARDS - 1
 _KEPT = (
     "count", "volume", "dollars", "max_size", "odd_count", "odd_volume", "first_ms", "newest_ms", "price",
     "price_ms", "exchange", "late", "extremes", "duplicates", "singles",
@@ -96,7 +95,6 @@ class TradeLedger:
         self._extended: dict[tuple[Number, ...], int] = {}
         self._taken: EventBatch | None = None  # this batch was taken; to be seen by one more analyzer
         self.seen = Seen()
-        self._days = 0  # begun; trade ids are unique within a day only
         #: Trades that the market clock does not believe yet; they wait until it does, as bars do.
         self._ahead: deque[Trade] = deque(maxlen=_MAX_AHEAD)
         self._ahead_ms: float = inf  # the oldest of them
@@ -137,7 +135,7 @@ class TradeLedger:
         """A trading day began: forget yesterday's."""
         self._retired.extend(self.symbols.values())
         self.symbols = {}
-        self._days += 1
+        self.seen.day += 1
         self._taken = None
 
     def take(self, batch: EventBatch) -> None:
@@ -148,7 +146,7 @@ class TradeLedger:
         self._taken = batch
         market = self._market
         day = market.clock.day
-        events: Iterable[Trade] = batch.events
+        events: list[Trade] = batch.events
         if day is None:  # not a single time that a market can have
             self.ignored["other_day"] += len(batch.events)
             return
@@ -157,16 +155,17 @@ class TradeLedger:
         latest = market.clock.now_ms + market.clock.LEAP_MS
         if self._ahead_ms <= latest:
             events = [*self._due(latest), *events]
+        events, repeated = self.seen.admit(events)
+        if repeated:
+            self._repeated(repeated)
         usual = market.session
         begin, until = _bounds(day, usual)
         until = min(until, latest)
         usual_place = _PLACES.get(usual, CLOSED)
         usual_known, usual_plain = self._compiled(usual_place)
         get = self.symbols.get
-        ignored, effects, days = self.ignored, self.effects, self._days
-        recent, older = self.seen.recent, self.seen.older
+        ignored, effects = self.ignored, self.effects
         pack = RECORD.pack_into
-        added = 0
         for trade in events:
             ms = trade.timestamp
             if begin <= ms < until:
@@ -180,9 +179,11 @@ class TradeLedger:
             price = trade.price
             size = trade.size
             if not (0.0 < price < MAX_PRICE and 0 <= size < MAX_SIZE):
+                self.seen.forget(trade)
                 ignored["implausible_size" if 0.0 < price < MAX_PRICE else "implausible_price"] += 1
                 continue
             if trade.correction is not None and trade.correction in DROPPED_CORRECTIONS:
+                self.seen.forget(trade)
                 ignored["corrected"] += 1
                 continue
             symbol = trade.symbol
@@ -191,16 +192,6 @@ class TradeLedger:
                 state = self._first(symbol)
                 if state is None:
                     continue
-            number = trade.id
-            if number or number == 0:  # without an id nobody can tell
-                key = hash((symbol, number, trade.exchange, trade.tape, trade.trf_id, days))
-                shard = key & _SHARD
-                if key in recent[shard] or key in older[shard]:
-                    ignored["duplicate"] += 1
-                    state.duplicates += 1
-                    continue
-                recent[shard].add(key)
-                added += 1
             conditions = trade.conditions
             if not conditions:
                 effect = plain
@@ -225,8 +216,6 @@ class TradeLedger:
                     state.turn()
             else:
                 state.single(price, ms, code, _venue(trade.exchange))
-        if added:
-            self.seen.added(added)
 
     def _compiled(self, place: int) -> tuple[dict[tuple[Number, ...], int], int]:
         """The rules as they are in a session, and the effect of a trade without conditions."""
@@ -256,6 +245,13 @@ class TradeLedger:
                     setattr(known, field, value)
                 known.late = tuple(known.late) if known.late else None  # type: ignore[assignment]
 
+    def _repeated(self, trades: list[Trade]) -> None:
+        self.ignored["duplicate"] += len(trades)
+        for trade in trades:
+            known = self.symbols.get(trade.symbol)
+            if known is not None:
+                known.duplicates += 1
+
     def _first(self, symbol: str) -> SymbolTrades | None:
         if len(self.symbols) >= self._market.max_symbols:
             self.ignored["too_many_symbols"] += 1
@@ -268,6 +264,7 @@ class TradeLedger:
 
     def _misplaced(self, trade: Trade, latest: float) -> None:
         """A trade of another day, or one further ahead than the clock believes."""
+        self.seen.forget(trade)
         if trade.timestamp <= latest:
             self.ignored["other_day"] += 1
             return

@@ -24,7 +24,7 @@ PRE, REGULAR, AFTER, CLOSED, DAY_OUTSIDE_HOURS = 0, 2, 4, 6, 8
 
 #: A trade of the window: size, time (ms), price; its code (below); its exchange or `NO_EXCHANGE`.
 #: Doubles hold every share count and millisecond exactly, below 2**53.
-RECORD = Layout("=dddii")
+RECORD = Layout("@dddii")
 RECORD_BYTES = RECORD.size
 NO_EXCHANGE = -1
 #: A code is the effect (a sum of `mdp.trade_rules` flags), the place shifted, and whether the price came as
@@ -32,7 +32,7 @@ NO_EXCHANGE = -1
 PLACE_SHIFT = 6
 WHOLE = 1 << 10
 
-_FIRST_BYTES = 8 * RECORD_BYTES
+_FIRST_BYTES = 16 * RECORD_BYTES
 _FULL_BYTES = WINDOW * RECORD_BYTES
 
 
@@ -132,11 +132,11 @@ class SymbolTrades:
 
     def turn(self) -> None:
         """`at` has reached `end`: make the ring longer, or begin at its beginning again."""
-        self.fold()
         if self.end < _FULL_BYTES:
             self.end = min(4 * self.end, _FULL_BYTES)
             self.ring.frombytes(bytes(self.end - self.at))
         else:
+            self.fold()
             self.at = self.folded = 0
             self.full = True
 
