@@ -23,7 +23,7 @@ class Changes:
         self._interest = interest
         self._touched: set[str] = set()  # since the last `take`, while all symbols are wanted
         self._seen: dict[str, _Seen] = {}  # symbol -> what its value followed from
-        self._common: tuple[int, bool] = (0, False)  # what all values followed from
+        self._common: tuple[int, int, bool] = (0, 0, False)  # what all values followed from
         self._revision = -1
 
     def note(self, batch: EventBatch) -> None:
@@ -44,8 +44,10 @@ class Changes:
                 self._seen.clear()
             return
         seen = self._seen
-        common = (market.referred, market.is_open_set)
+        common = (market.referred, market.losses, market.is_open_set)
         if common != self._common or (len(seen) > 2 * len(interest.symbols) + 1_000 and not interest.all):
+            if common != self._common and interest.all:
+                self._touched.update(market.symbols)
             self._common = common
             seen.clear()
         candidates = list(self._touched | interest.symbols if interest.all else interest.symbols)

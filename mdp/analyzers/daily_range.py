@@ -15,7 +15,8 @@ import msgspec
 
 from mdp.analyzers.base import Analyzer, EventBatch, Output
 from mdp.analyzers.changes import Changes
-from mdp.analyzers.state import AGAIN, NEXT, Market, QuoteRow, SymbolState
+from mdp.analyzers.rows import QuoteRow, quote_of, values
+from mdp.analyzers.state import AGAIN, NEXT, Market, SymbolState
 from mdp.events import AGGREGATES, Aggregate, MinuteAggregate, Number
 from mdp.feeds import DAILY_RANGE, HOD_ALERT, LOD_ALERT
 from mdp.sessions import AFTER_HOURS, PRE_MARKET, REGULAR, TradingDay
@@ -107,7 +108,7 @@ class DailyRange(Analyzer):
     def payload(self, symbol: str) -> dict[str, Any] | None:
         """The enriched quote with the six extremes, null where a session has none."""
         state = self.market.symbols.get(symbol)
-        row = self.market.row(symbol)
+        row = quote_of(self.market, symbol)
         if state is None or state.range is None or row is None:
             return None
         value = msgspec.structs.asdict(row)
@@ -213,7 +214,7 @@ class DailyRange(Analyzer):
 
     def _alert(self, state: SymbolState, bar: Aggregate, side: str, price: Number, previous: Number) -> None:
         alert = Alert(
-            *self.market.values(state, bar, self._volume),  # the batch may hold newer bars already
+            *values(self.market, state, bar, self._volume),  # the batch may hold newer bars already
             session=_SESSIONS[state.session],
             direction=side,
             price=price,

@@ -6,6 +6,7 @@ looked for many times a second among the symbols they want, at no cost per event
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +15,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from mdp.analyzers import price_history
 from mdp.analyzers.base import Analyzer, EventBatch, Output
 from mdp.analyzers.changes import Changes
+from mdp.analyzers.rows import quote_of
 from mdp.analyzers.state import Market, SymbolState
 from mdp.events import AGGREGATES, Aggregate, MinuteAggregate, payload
 from mdp.feeds import AGG, QUOTE
@@ -54,7 +57,7 @@ class EnrichedQuote(Analyzer):
         #: the market showed then tells which bars have come since, without a note for each bar.
         self._shown: deque[tuple[int, float]] = deque()
         self._changes = Changes(market, out.interest(QUOTE))
-        out.provide(QUOTE, market.row)
+        out.provide(QUOTE, functools.partial(quote_of, market))
         out.provide(AGG, self._last_bar)
 
     def process(self, batch: EventBatch) -> None:
@@ -64,7 +67,7 @@ class EnrichedQuote(Analyzer):
         self._sample()
         for part in self._changes.take():
             for symbol in part:
-                row = self.market.row(symbol)
+                row = quote_of(self.market, symbol)
                 if row is not None:
                     self.out.publish(QUOTE, symbol, row)
             yield
@@ -100,11 +103,12 @@ class EnrichedQuote(Analyzer):
 
     def hydrate(self, records: Iterable[Any]) -> None:
         for record in records:
-            for kind_name, bar_fields, kept in record:
+            for kind_name, bar_fields, kept, closes in record:
                 kind = _KINDS[kind_name]
                 bar = kind(**dict(zip(_BAR_FIELDS, bar_fields, strict=True)))
                 state = self.market.state_of(bar.symbol)
                 state.kind, state.bar = kind, bar
+                state.closes = price_history.unpack(closes)
                 state.start = max(state.start, bar.start_timestamp)
                 for name, value in zip(_KEPT, kept, strict=True):
                     setattr(state, name, value)
@@ -117,4 +121,5 @@ def _dump(state: SymbolState) -> list[Any]:
         _KIND_NAMES[state.kind],
         msgspec.structs.astuple(state.bar),  # type: ignore[arg-type]  # whoever has no bar is not dumped
         _kept(state),
+        price_history.pack(state.closes),
     ]

@@ -1,4 +1,4 @@
-"""Leaderboards: the market ranked by volume, gap and gain, once a second each, in turns.
+"""Leaderboards: the market ranked by volume, gap, gain, loss and trades, once a second each, in turns.
 
 Nothing is done per event: a board is ranked from `Market.symbols` when it is due and somebody wants
 it, or when somebody asks the cache for it.
@@ -13,9 +13,19 @@ from typing import Any, ClassVar
 import msgspec
 
 from mdp.analyzers.base import Analyzer, EventBatch, Output
-from mdp.analyzers.state import BoardRow, Market, SymbolState
+from mdp.analyzers.rows import BoardRow, values
+from mdp.analyzers.state import Market, SymbolState
 from mdp.events import AGGREGATES, Number
-from mdp.feeds import TOP_GAINERS, TOP_GAPPERS, TOP_VOLUME, Family
+from mdp.feeds import (
+    GAP_DOWN,
+    MOST_TRADES,
+    TOP_GAINERS,
+    TOP_GAPPERS,
+    TOP_LOSERS,
+    TOP_RELATIVE_VOLUME,
+    TOP_VOLUME,
+    Family,
+)
 
 ROWS = 500
 # Ranked a little further than shown: next time, whoever is behind that place need not be looked at.
@@ -37,16 +47,15 @@ class _Board(msgspec.Struct):
 
 
 class Leaderboards(Analyzer):
-    """Feeds `scanners:top_volume`, `scanners:top_gappers`, `scanners:top_gainers`."""
+    """Feeds the boards `scanners:top_*`, `scanners:gap_down` and `scanners:most_trades`."""
 
     name: ClassVar[str] = "leaderboards"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
-    flush_seconds: ClassVar[float] = 1.0 / 3.0  # a board a turn, so not all in the same step
+    flush_seconds: ClassVar[float] = 1.0 / 7.0  # a board a turn, so not all in the same step
 
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)
-        ranked = ((TOP_VOLUME, _by_volume), (TOP_GAPPERS, _by_gap), (TOP_GAINERS, _by_gain))
-        self._boards = [_Board(family, keys, out.interest(family)) for family, keys in ranked]
+        self._boards = [_Board(family, keys, out.interest(family)) for family, keys in _BOARDS]
         self._next = 0
         for board in self._boards:
             out.provide(board.family, self._provider(board))
@@ -87,9 +96,9 @@ class Leaderboards(Analyzer):
         # Anew, in the step that fills the rows, so that order and values agree.
         found = sorted(board.keys(market, [symbols[name] for _, name in found if name in symbols], _ALL))
         board.cut = float(found[_RANKED - 1][0]) if len(found) >= _RANKED else _ALL
-        values = market.values
         board.rows = [
-            BoardRow(*values(symbols[name]), rank=rank) for rank, (_, name) in enumerate(found[:ROWS], 1)
+            BoardRow(*values(market, symbols[name]), rank=rank)
+            for rank, (_, name) in enumerate(found[:ROWS], 1)
         ]
         board.revision = market.revision
 
@@ -120,6 +129,17 @@ def _by_gap(_market: Market, states: Iterable[SymbolState], cut: float) -> Ranki
     ]
 
 
+def _by_gap_down(_market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
+    """The same from the other end."""
+    return [
+        (key, state.symbol)
+        for state in states
+        if (bar := state.bar) is not None
+        and (previous := state.reference.prev_day_close)
+        and (key := (bar.close - previous) / previous * 100) <= cut
+    ]
+
+
 def _by_gain(market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
     """By change since open; a symbol that has not opened is not ranked."""
     regular = market.is_open_set
@@ -130,3 +150,48 @@ def _by_gain(market: Market, states: Iterable[SymbolState], cut: float) -> Ranki
         and (bar := state.bar) is not None
         and (key := -((bar.close - opened) / opened * 100)) <= cut
     ]
+
+
+def _by_loss(market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
+    """The same from the other end."""
+    regular = market.is_open_set
+    return [
+        (key, state.symbol)
+        for state in states
+        if (opened := (state.official_open or state.regular_open) if regular else state.first_open)
+        and (bar := state.bar) is not None
+        and (key := (bar.close - opened) / opened * 100) <= cut
+    ]
+
+
+def _by_relative_volume(_market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
+    """By the day's volume over the average day's; without an average a symbol is not ranked."""
+    return [
+        (key, state.symbol)
+        for state in states
+        if (average := state.reference.avg_volume)
+        and (key := -(state.accumulated_volume / average)) <= cut
+        and key
+        and state.bar is not None
+    ]
+
+
+def _by_trades(market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
+    """By the day's trades; whoever has none is not ranked."""
+    count = market.trade_count
+    return [
+        (key, state.symbol)
+        for state in states
+        if (key := -count(state.symbol)) <= cut and key and state.bar is not None
+    ]
+
+
+_BOARDS = (
+    (TOP_VOLUME, _by_volume),
+    (TOP_GAPPERS, _by_gap),
+    (TOP_GAINERS, _by_gain),
+    (TOP_LOSERS, _by_loss),
+    (GAP_DOWN, _by_gap_down),
+    (TOP_RELATIVE_VOLUME, _by_relative_volume),
+    (MOST_TRADES, _by_trades),
+)

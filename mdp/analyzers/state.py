@@ -6,10 +6,13 @@ and alerts read it. Numbers follow `docs/feeds.md`.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import msgspec
 
+from mdp.analyzers import price_history
 from mdp.events import Aggregate, Number
 from mdp.feeds import is_symbol
 from mdp.sessions import CLOSED, MarketClock, TradingDay
@@ -27,6 +30,7 @@ class Reference(Protocol):
     avg_volume: Number
     avg_volume_days: int
     free_float: Number
+    pending: tuple[str, ...]  # fields that are 0 only because their answer has not come yet
 
 
 class NoReference(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +45,7 @@ class NoReference(msgspec.Struct, frozen=True, gc=False):
     avg_volume: Number = 0
     avg_volume_days: int = 0
     free_float: Number = 0
+    pending: tuple[str, ...] = ()
 
 
 NO_REFERENCE = NoReference()
@@ -71,7 +76,10 @@ class SymbolState(_Hot):
         reference: A `Reference`.
         kind: Class of the bars that count: seconds win over minutes.
         start: Of the newest bar, ms.
-        until: End of the session of the newest bar, ms; 0 before the first.
+        until: Bars that start before it are of the newest bar's session and quarter of a minute; 0 before
+            the first.
+        ends: End of the session of the newest bar, ms.
+        closes: The last prices of half an hour (`price_history`); None before there are any.
         bar: The newest bar; None for a symbol of which only the range was restored.
         accumulated_volume: Never goes back within a trading day.
         open_final: Nothing more to learn about the open until the next reset.
@@ -86,6 +94,8 @@ class SymbolState(_Hot):
     """
 
     __slots__ = (
+        "closes",
+        "ends",
         "first_open",
         "first_start",
         "official_open",
@@ -118,44 +128,8 @@ class SymbolState(_Hot):
         self.regular_start: Number = 0
         self.official_open: Number = 0
         self.range: Any = None
-
-
-class QuoteRow(msgspec.Struct, gc=False):
-    """The enriched quote (`docs/feeds.md`). Prices in USD, volumes in shares, times in ms."""
-
-    symbol: str
-    volume: Number
-    free_float: Number
-    accumulated_volume: Number
-    relative_volume: float
-    official_open_price: Number
-    vwap: Number
-    open: Number
-    close: Number
-    high: Number
-    low: Number
-    aggregate_vwap: Number
-    average_size: Number
-    avg_volume: Number
-    prev_day_close: Number
-    prev_day_open: Number
-    prev_day_high: Number
-    prev_day_low: Number
-    prev_day_volume: Number
-    prev_day_vwap: Number
-    change: float
-    pct_change: float
-    change_since_open: float
-    pct_change_since_open: float
-    start_timestamp: Number
-    end_timestamp: Number
-    avg_volume_days: int
-
-
-class BoardRow(QuoteRow, gc=False, kw_only=True):
-    """A leaderboard's row."""
-
-    rank: int
+        self.ends: Number = 0
+        self.closes: array[float] | None = None
 
 
 class Market:
@@ -170,6 +144,13 @@ class Market:
         self.include_otc = include_otc
         self.revision = 0  # grows whenever a row may have changed
         self.referred = 0  # grows when reference values came
+        self.losses = 0  # grows when data was lost
+        self._lost_ms: float = 0  # market time up to which any symbol's data may be missing
+        self._lost: dict[str, float] = {}  # the same of single symbols
+        #: Of symbols that have no reference values; says whether they may still come.
+        self.unreferenced: Any = NO_REFERENCE
+        self.trades: Any = None  # the `TradeLedger`, where an analyzer of trades runs
+        self.volume_history: Any = None  # a `VolumeHistory`, where there is one
         #: Of the batch of aggregates at hand, in order: the bars that say something new about a symbol's
         #: range or place in time, with the symbol's state, the bar's place and the day's volume at that
         #: moment. All others are the next of their symbol, in the session of the one before, and within
@@ -183,6 +164,8 @@ class Market:
     def start_day(self) -> None:
         """A trading day began: forget yesterday's symbols."""
         self.symbols.clear()
+        self._lost_ms = 0
+        self._lost.clear()
         self.notable = []
         self.revision += 1
 
@@ -202,9 +185,9 @@ class Market:
             start = bar.start_timestamp
             if (
                 state is not None
+                and (start < state.until or self._turn(state, bar))
                 and start > state.start
                 and bar.__class__ is state.kind
-                and start < state.until
             ):
                 state.start = start
                 state.bar = bar
@@ -226,15 +209,30 @@ class Market:
                     notable.append((bar, state, place, state.accumulated_volume))
         for _, state, _, _ in notable:
             if not state.until:
-                state.until = day.session_end(state.start)
+                state.ends = day.session_end(state.start)
+                state.until = min(state.ends, price_history.slot_end(state.start))
         self.revision += 1
+
+    def _turn(self, state: SymbolState, bar: Aggregate) -> bool:
+        """Whether a bar beyond `until` is its symbol's next in the same session; then `until` is moved."""
+        start = bar.start_timestamp
+        if not state.until or start >= state.ends or bar.__class__ is not state.kind:
+            return False
+        self._write_down(state, start)
+        state.until = min(state.ends, price_history.slot_end(start))
+        return True
+
+    def _write_down(self, state: SymbolState, later: Number) -> None:
+        """A bar that starts later than the newest comes: keep the latter's close."""
+        if state.bar is not None:
+            state.closes = price_history.write_down(state.closes, state.start, state.bar.close, later)
 
     def _unusual(
         self, bar: Aggregate, state: SymbolState | None, day: TradingDay
     ) -> tuple[SymbolState | None, int]:
         """Take a bar that is not simply its symbol's next; returns state and place."""
         start = bar.start_timestamp
-        if not day.start_ms <= start < day.end_ms:
+        if not day.start_ms <= start < day.idle_ms:  # none trades on the dates up to the next session
             self.refused["other_day"] += 1
             return None, IGNORED
         if state is None:
@@ -264,6 +262,7 @@ class Market:
                 volume = state.accumulated_volume + (bar.volume or 0)
         else:
             if place == NEXT:
+                self._write_down(state, start)
                 state.start = start
                 state.volume_before = state.accumulated_volume
             if volume is None:  # sent again, its own volume is in the sum already
@@ -297,6 +296,7 @@ class Market:
         """A session began. At 09:30 there is a regular open to learn; at others nothing changes by it."""
         for state in self.symbols.values():
             state.open_final = False
+            state.until = 0  # when sessions end may have been learned since (an early close)
         self.revision += 1
 
     def _admit(self, bar: Aggregate) -> SymbolState | None:
@@ -315,7 +315,7 @@ class Market:
         """The state of a symbol, made where there is none."""
         state = self.symbols.get(symbol)
         if state is None:
-            state = SymbolState(symbol, self.references.get(symbol, NO_REFERENCE))
+            state = SymbolState(symbol, self.references.get(symbol, self.unreferenced))
             self.symbols[symbol] = state
         return state
 
@@ -335,62 +335,35 @@ class Market:
             return state.official_open or state.regular_open
         return state.first_open
 
-    def row(self, symbol: str) -> QuoteRow | None:
-        """The enriched quote of a symbol now; None for one without a bar today."""
-        state = self.symbols.get(symbol)
-        return None if state is None or state.bar is None else QuoteRow(*self.values(state))
+    def trade_count(self, symbol: str) -> int:
+        """Trades of the day whose shares count; 0 where no analyzer of trades runs."""
+        return 0 if self.trades is None else self.trades.trade_count(symbol)
 
-    def values(
-        self, state: SymbolState, bar: Aggregate | None = None, volume: Number | None = None
-    ) -> tuple[Any, ...]:
-        """The fields of `QuoteRow` in their order.
+    def usual_volume(self, symbol: str, now_ms: Number) -> tuple[float, int]:
+        """(mean volume of earlier days up to this time of day, how many days); (0, 0) where unknown."""
+        history, day = self.volume_history, self.clock.day
+        return (
+            (0, 0) if history is None or day is None else history.expected_at(symbol, now_ms - day.start_ms)
+        )
+
+    def lose(self, symbols: Iterable[str] | None = None) -> None:
+        """Note that data was lost at this moment of the market.
 
         Args:
-            state: Of a symbol that has a bar.
-            bar: As of which of its bars; None: the newest.
-            volume: The day's volume then; None: now.
+            symbols: Whose; None: it may have been any symbol's.
         """
-        if bar is None:
-            bar = state.bar
-            assert bar is not None
-        if volume is None:
-            volume = state.accumulated_volume
-        ref = state.reference
-        close = bar.close
-        previous = ref.prev_day_close
-        change = close - previous if previous else 0
-        opened = self.open_of(state)
-        since_open = close - opened if opened else 0
-        average = ref.avg_volume
-        return (
-            state.symbol,
-            bar.volume or 0,
-            ref.free_float,
-            volume,
-            volume / average if average else 0,
-            state.official_open,
-            bar.vwap or 0,
-            opened,
-            close,
-            bar.high,
-            bar.low,
-            bar.aggregate_vwap or 0,
-            bar.average_size or 0,
-            average,
-            previous,
-            ref.prev_day_open,
-            ref.prev_day_high,
-            ref.prev_day_low,
-            ref.prev_day_volume,
-            ref.prev_day_vwap,
-            change,
-            change / previous * 100 if previous else 0,
-            since_open,
-            since_open / opened * 100 if opened else 0,
-            bar.start_timestamp,
-            bar.end_timestamp or 0,
-            ref.avg_volume_days,
-        )
+        now_ms = self.clock.now_ms
+        if symbols is None or len(self._lost) > self.max_symbols:
+            self._lost_ms = now_ms
+            self._lost.clear()
+        else:
+            self._lost.update(dict.fromkeys(symbols, now_ms))
+        self.losses += 1
+        self.revision += 1
+
+    def is_stale(self, symbol: str, start: Number) -> bool:
+        """Whether something may have been lost of a symbol since its newest bar, which starts at `start`."""
+        return start <= self._lost_ms or (bool(self._lost) and start <= self._lost.get(symbol, 0))
 
     def refer(self, rows: Any) -> None:
         """Take reference values: a mapping from symbol to `Reference`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from mdp.analyzers.state import NoReference
@@ -124,7 +125,8 @@ def test_a_late_bar_adds_volume_alone() -> None:
     rig.send(
         bar("AAA", at(11, 59), 99, av=700), bar("AAA", at(11, 58), 1, av=600), bar("BBB", at(11, 59), 9, v=7)
     )
-    assert rig.get("quote:AAA") == before | {"accumulated_volume": 700}
+    after = before | {"accumulated_volume": 700, "pct_from_day_high": (10 - 99) / 99 * 100}
+    assert rig.get("quote:AAA") == after
     assert rig.get("quote:BBB")["accumulated_volume"] == 507
     assert rig.get("quote:BBB")["close"] == 10
 
@@ -214,7 +216,7 @@ def test_a_dump_taken_back_gives_the_same_quotes() -> None:
     rig = rig_at(at(9, 29))
     rig.send(bar("AAA", at(9, 29), 10, av=5), bar("BBB", at(9, 29), 10, v=5, ev="AM"))
     other = rig_at(at(9, 29))
-    other.quote.hydrate(json.loads(json.dumps(list(rig.quote.dump()))))
+    other.quote.hydrate(msgspec.msgpack.decode(msgspec.msgpack.encode(list(rig.quote.dump()))))
     for symbol in ("AAA", "BBB"):
         assert other.get(f"quote:{symbol}") == rig.get(f"quote:{symbol}")
     for one in (rig, other):

@@ -13,6 +13,7 @@ from mdp.analyzers.state import NoReference
 from .rig import Rig, at, bar
 
 BOARDS = ("top_volume", "top_gappers", "top_gainers")
+OTHERS = ("top_losers", "gap_down", "top_relative_volume", "most_trades")
 NOON = at(12)
 
 
@@ -109,25 +110,28 @@ def flushes(rig: Rig, times: int) -> list[tuple[str, Any]]:
 
 
 def test_each_board_is_published_once_a_second_in_its_own_step() -> None:
-    """A flush is a third of a second and one board; only those somebody wants."""
+    """A flush is a seventh of a second and one board; only those somebody wants."""
     rig = full(10)
-    assert rig.boards.flush_seconds * len(BOARDS) == 1
+    every = BOARDS + OTHERS
+    assert rig.boards.flush_seconds * len(every) == 1
     rig.subscribe("scanners:*")
-    for _ in range(3):
+    for _ in every:
         assert len(flushes(rig, 1)) == 1
     rig.send(bar("S0000", NOON + 1_000, 12))
-    assert sorted(feed for feed, _ in flushes(rig, 3)) == sorted(f"scanners:{name}" for name in BOARDS)
-    assert flushes(full(10), 3) == []
+    assert sorted(feed for feed, _ in flushes(rig, len(every))) == sorted(
+        f"scanners:{name}" for name in every
+    )
+    assert flushes(full(10), len(every)) == []
 
 
 def test_what_did_not_change_is_not_published_again() -> None:
     """A `get` in between is no publication: who subscribes still hears of the change."""
     rig = full(10)
     rig.subscribe("scanners:top_volume")
-    assert len(flushes(rig, 6)) == 1
+    assert len(flushes(rig, 14)) == 1
     rig.send(bar("S0003", NOON + 1_000, 12, av=5_000))
     assert rig.get("scanners:top_volume")[0]["symbol"] == "S0003"
-    ((_, rows),) = flushes(rig, 3)
+    ((_, rows),) = flushes(rig, 7)
     assert symbols(rows)[0] == "S0003"
 
 
@@ -149,3 +153,45 @@ def test_four_o_clock_clears_the_boards() -> None:
     rig = full(10)
     rig.tick(at(4, day=(2024, 3, 6)))
     assert [rig.get(f"scanners:{name}") for name in BOARDS] == [[], [], []]
+
+
+def test_boards_from_the_other_end() -> None:
+    """Losers by change since open, gaps down by change from the previous close; the same rows."""
+    rig = Rig()
+    rig.tick(NOON)
+    rig.market.refer({"AAA": NoReference(prev_day_close=10), "BBB": NoReference(prev_day_close=20)})
+    rig.send(
+        bar("AAA", NOON, 9, o=8, av=5), bar("BBB", NOON, 12, o=15, av=5), bar("CCC", NOON, 10, o=11, av=5)
+    )
+    assert symbols(rig.get("scanners:top_losers")) == ["BBB", "CCC", "AAA"]
+    assert symbols(rig.get("scanners:gap_down")) == ["BBB", "AAA"]
+    assert [row["pct_change"] for row in rig.get("scanners:gap_down")] == [-40, -10]
+    (first, *_) = rig.get("scanners:top_losers")
+    assert first == {**rig.get("quote:BBB"), "rank": 1}
+
+
+def test_the_board_of_relative_volume() -> None:
+    """By the day's volume over the average; without an average, or without volume, a symbol is not ranked."""
+    rig = Rig()
+    rig.tick(NOON)
+    rig.market.refer({name: NoReference(avg_volume=100) for name in ("AAA", "BBB", "NIL")})
+    rig.send(*[bar(name, NOON, 9, av=av) for name, av in (("AAA", 50), ("BBB", 300), ("NIL", 0), ("NEW", 9))])
+    rows = rig.get("scanners:top_relative_volume")
+    assert [(row["symbol"], row["relative_volume"]) for row in rows] == [("BBB", 3), ("AAA", 0.5)]
+
+
+def test_the_board_of_trades() -> None:
+    """By the trades of the day whose shares count; it follows trades also where no bar comes."""
+    rig = Rig()
+    rig.tick(NOON)
+    rig.send(bar("AAA", NOON, 9, av=5), bar("BBB", NOON, 9, av=5), bar("NIL", NOON, 9, av=5))
+
+    def trade(symbol: str, number: int) -> dict[str, Any]:
+        return {"ev": "T", "sym": symbol, "p": 9, "s": 100, "t": NOON, "x": 4, "i": str(number), "z": 3}
+
+    rig.send(trade("BBB", 1), trade("AAA", 1), trade("AAA", 2), trade("AAA", 2))
+    rows = rig.get("scanners:most_trades")
+    assert [(row["symbol"], row["trade_count"]) for row in rows] == [("AAA", 2), ("BBB", 1)]
+    rig.send(trade("BBB", 2), trade("BBB", 3))
+    rows = rig.get("scanners:most_trades")
+    assert [(row["symbol"], row["trade_count"]) for row in rows] == [("BBB", 3), ("AAA", 2)]

@@ -61,7 +61,7 @@ class Process:
 
     async def get(self, key: str) -> Any:
         entry = await self.cache.get(key)
-        return None if entry is None else msgspec.to_builtins(entry.value)
+        return None if entry is None else msgspec.json.decode(entry.json())
 
     async def range_of(self, symbol: str) -> tuple[float, float]:
         """High and low of the regular session; the symbol must have had a bar in this life."""
