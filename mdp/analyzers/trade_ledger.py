@@ -103,9 +103,9 @@ class TradeLedger:
     @classmethod
     def of(cls, market: Market) -> TradeLedger:
         """The market's ledger, made at the first call."""
-        ledger = getattr(market, "trades", None)
+        ledger = market.trades
         if ledger is None:
-            ledger = market.trades = cls(market)  # type: ignore[attr-defined]
+            ledger = market.trades = cls(market)
         assert isinstance(ledger, TradeLedger)
         return ledger
 
@@ -145,6 +145,7 @@ class TradeLedger:
             return
         self._taken = batch
         market = self._market
+        market.revision += 1
         day = market.clock.day
         events: list[Trade] = batch.events
         if day is None:  # not a single time that a market can have
