@@ -314,12 +314,13 @@ def test_a_real_day_of_the_exchange_comes_out_as_listed() -> None:
 def test_with_a_tape_that_loses_messages_each_halt_is_told_once(data: st.DataObject) -> None:
     """Any number of halts of one symbol, a complete list polled each minute, a tape that says some of it.
 
-    Halts and resumptions are announced in turns, each halt once, and in the end it trades again.
+    Halts and resumptions are announced in turns, each halt once, and in the end it trades again. Between two
+    halts it trades for 15 s at least, as a limit state lasts before a pause: more than clocks are apart.
     """
     halts: list[tuple[int, int]] = []
     t = NOON
     for _ in range(data.draw(st.integers(1, 5), label="halts")):
-        t += data.draw(st.integers(1, 900), label="trades for s") * SECOND
+        t += data.draw(st.integers(15, 900), label="trades for s") * SECOND
         end = t + data.draw(st.integers(300, 1_800), label="halted for s") * SECOND
         halts.append((t, end))
         t = end
