@@ -18,6 +18,8 @@ from mdp import plugins
 from mdp.admin.server import AdminServer
 from mdp.analyzers.base import Analyzer
 from mdp.analyzers.state import Market
+from mdp.analyzers.trade_ledger import TradeLedger
+from mdp.cache.conditions import Conditions
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.cache.persistence import Store
 from mdp.cache.reference import Reference
@@ -135,6 +137,11 @@ class App:
             concurrency=massive.rest_concurrency,
             rate=massive.rest_requests_per_minute / 60,
         )
+        self.trades = TradeLedger.of(self.market)
+        self.trades.on_unknown = lambda number: log.warning(
+            "unknown_trade_condition", number=number, taken_for="eligible"
+        )
+        self.conditions = Conditions(self.rest, lambda: self.trades.rules, self.trades.use)
         self.reference = Reference(
             self.rest,
             server_ms=self.market_status.server_now_ms,
@@ -205,6 +212,7 @@ class App:
         yield self.processor
         yield self.decode
         yield self.reference
+        yield self.conditions
         if self.halt_source is not None:
             yield self.halt_source
         yield self.listener

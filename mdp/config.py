@@ -103,6 +103,7 @@ class ProcessorConfig(Section, kw_only=True, forbid_unknown_fields=True):
             "enriched_quote",
             "leaderboards",
             "top_trades",
+            "trade_stats",
             "daily_range",
             "halts",
         ]

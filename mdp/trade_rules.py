@@ -178,6 +178,14 @@ def completed(rules: Iterable[Rule], dated: str) -> RuleTable:
 
     A row that is missing, or that could not be read, is thus never taken for a permission.
     """
-    known = dict(SHIPPED_TABLE.rules)
-    known.update((rule.number, rule) for rule in rules)
-    return RuleTable(rules=known, source=PROVIDER, dated=dated)
+    given: dict[Number, Rule] = {}
+    for rule in rules:
+        other = given.get(rule.number, rule)  # listed twice, as two types: one "no" wins
+        given[rule.number] = Rule(
+            number=rule.number,
+            name=rule.name,
+            high_low=rule.high_low and other.high_low,
+            last=rule.last and other.last,
+            volume=rule.volume and other.volume,
+        )
+    return RuleTable(rules={**SHIPPED_TABLE.rules, **given}, source=PROVIDER, dated=dated)

@@ -32,7 +32,6 @@ class TopTrades(Analyzer):
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)
         self._ledger = TradeLedger.of(market)
-        self.ignored = self._ledger.ignored
         self._all: dict[str, Any] | None = None  # what was worked out last
         self._top: dict[str, dict[str, Any]] = {}
         self._due = True  # five seconds have passed since

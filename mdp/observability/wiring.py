@@ -25,6 +25,7 @@ def show(app: App, metrics: Metrics) -> Histogram:
     _accounting(app, metrics)
     _results(app, metrics)
     _halts(app, metrics)
+    _trades(app, metrics)
     _clients(app, metrics)
     _keeping(app, metrics)
     app.reference.register(metrics)
@@ -204,6 +205,30 @@ def _halts(app: App, metrics: Metrics) -> None:
             ("outcome",),
             lambda: {(outcome,): float(count) for outcome, count in source.polls.items()},
         )
+
+
+def _trades(app: App, metrics: Metrics) -> None:
+    trades = app.trades
+    metrics.counters(
+        "mdp_trades_excluded_total",
+        "Trades whose conditions forbade to set high and low or the last price, or to count as volume; and "
+        "trades with a condition that no list knows.",
+        ("from",),
+        lambda: {(what,): float(count) for what, count in trades.excluded().items()},
+    )
+    metrics.counters(
+        "mdp_trades_ignored_total",
+        "Trades that counted for nothing, by reason: repeats, corrections, implausible values, other days.",
+        ("reason",),
+        lambda: {(reason,): float(count) for reason, count in trades.ignored.items()},
+    )
+    metrics.gauges(
+        "mdp_trades_remembered",
+        "Trades that a repeat would be recognized of.",
+        (),
+        lambda: {(): float(len(trades.seen))},
+    )
+    app.conditions.register(metrics)
 
 
 #: Numbers of `WdsCounters` that only grow, with what they say.
