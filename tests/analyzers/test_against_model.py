@@ -128,6 +128,7 @@ def test_every_stream_gives_what_the_contract_says(stream: list[int | list[dict[
         if isinstance(step, int):
             rig.tick(step)
             model.tick(step)
+            known.update(rig.taken())  # a reset of opens changes quotes without a bar
         else:
             model.alerts.clear()
             rig.send(*step)
