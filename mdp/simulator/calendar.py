@@ -118,6 +118,17 @@ def sessions_before(day: date, count: int) -> list[date]:
     return found
 
 
+def settlement_days(day: date, count: int) -> list[date]:
+    """The last `count` settlement dates of short interest before `day`: mid-month and month's end."""
+    found: list[date] = []
+    at = day
+    while len(found) < count:
+        at -= timedelta(days=1)
+        if at.day == 16 or at.day == 1:
+            found.append(previous_trading_day(at))
+    return found
+
+
 def regular_close(day: date) -> time:
     """End of regular hours, New York: 16:00, or 13:00 on an early close."""
     return time(13, 0) if day in early_closes(day.year) else time(16, 0)

@@ -37,6 +37,29 @@ def bar_json(bar: DayBar, at_ms: int, ticker: str = "") -> str:
     )
 
 
+class Split(msgspec.Struct, frozen=True):
+    """On `execution_date` each `split_from` shares have become `split_to`."""
+
+    ticker: str
+    execution_date: date
+    split_from: int
+    split_to: int
+
+
+def before_split(bar: DayBar, split: Split) -> DayBar:
+    """A bar in shares of before a split, from one in those of after it."""
+    ratio = split.split_to / split.split_from
+    return DayBar(
+        open=round(bar.open * ratio, 6),
+        high=round(bar.high * ratio, 6),
+        low=round(bar.low * ratio, 6),
+        close=round(bar.close * ratio, 6),
+        volume=round(bar.volume / ratio, 6),
+        vwap=round(bar.vwap * ratio, 6),
+        trades=bar.trades,
+    )
+
+
 def session_end_ms(day: date) -> int:
     """Close of regular hours, epoch ms: the time of a grouped daily bar."""
     return epoch_ms(day, regular_close(day))

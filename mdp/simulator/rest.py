@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -13,9 +13,18 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from .calendar import early_closes, epoch_ms, holidays, new_york, regular_close, session_at
+from .calendar import (
+    early_closes,
+    epoch_ms,
+    holidays,
+    new_york,
+    regular_close,
+    session_at,
+    sessions_before,
+    settlement_days,
+)
 from .conditions import condition_rows
-from .history import DayBar, bar_json, session_end_ms, session_start_ms
+from .history import DayBar, bar_json, before_split, session_end_ms, session_start_ms
 from .rest_data import RestData
 
 _CACHED_BODIES = 48  # of past sessions, about 1.3 MB each
@@ -33,8 +42,9 @@ class RestApi:
     def __init__(self, data: RestData, api_keys: Sequence[str]) -> None:
         self._data = data
         self._keys = [key.encode() for key in api_keys]
+        self.asked: Counter[str] = Counter()  # requests with a good key, by the endpoint's pattern
         self._index: dict[str, int] = {}
-        self._sessions: OrderedDict[date, bytes] = OrderedDict()
+        self._sessions: OrderedDict[tuple[date, bool], bytes] = OrderedDict()
         self._snapshot: tuple[float, bytes] = (float("-inf"), b"")
         self._lock = asyncio.Lock()
 
@@ -50,14 +60,17 @@ class RestApi:
             "/v2/aggs/ticker/{ticker}/prev": self._previous,
             "/v2/aggs/ticker/{ticker}/range/{multiplier}/{timespan}/{first}/{last}": self._range,
             "/stocks/vX/float": self._float,
+            "/stocks/v1/splits": self._splits,
+            "/stocks/v1/short-interest": self._short_interest,
+            "/stocks/v1/short-volume": self._short_volume,
             "/v3/reference/conditions": self._conditions,
             "/v3/reference/tickers/{ticker}": self._ticker,
             "/v2/reference/news": self._news,
         }
         for path, handler in routes.items():
-            app.router.add_get(path, self._guarded(handler))
+            app.router.add_get(path, self._guarded(path, handler))
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, path: str, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             given = request.query.get("apiKey", "")
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -67,6 +80,7 @@ class RestApi:
             known = [hmac.compare_digest(key, one) for one in self._keys]
             if not key or (known and not any(known)):
                 return _error(401, "Unknown API Key")
+            self.asked[path] += 1
             return await handler(request)
 
         return guarded
@@ -149,27 +163,37 @@ class RestApi:
             day = date.fromisoformat(request.match_info["date"])
         except ValueError:
             return _error(400, "Could not parse the date; use YYYY-MM-DD")
+        adjusted = _adjusted(request)
         async with self._lock:  # one at a time: a start asks for 30 of them at once
-            body = self._sessions.get(day)
+            body = self._sessions.get((day, adjusted))
             if body is None:
-                body = await asyncio.to_thread(self._make_grouped, day)
+                body = await asyncio.to_thread(self._make_grouped, day, adjusted)
         return _body(body)
 
-    def _make_grouped(self, day: date) -> bytes:
+    def _make_grouped(self, day: date, adjusted: bool) -> bytes:
         bars = self._data.session(day)
         at = session_end_ms(day)
         pairs = zip(self._data.tickers(), bars or (), strict=False)
-        rows = [bar_json(bar, at, ticker) for ticker, bar in pairs]
+        rows = [bar_json(self._as_traded(ticker, bar, day, adjusted), at, ticker) for ticker, bar in pairs]
         results = f'"results":[{",".join(rows)}],' if rows else ""
         body = (
-            f'{{"queryCount":{len(rows)},"resultsCount":{len(rows)},"adjusted":true,{results}"status":"OK",'
-            f'"request_id":"{_REQUEST_ID}","count":{len(rows)}}}'
+            f'{{"queryCount":{len(rows)},"resultsCount":{len(rows)},"adjusted":{str(adjusted).lower()},'
+            f'{results}"status":"OK","request_id":"{_REQUEST_ID}","count":{len(rows)}}}'
         ).encode()
         if rows:  # an empty answer may be one for a day that is still to come
-            self._sessions[day] = body
+            self._sessions[day, adjusted] = body
             if len(self._sessions) > _CACHED_BODIES:
                 self._sessions.popitem(last=False)
         return body
+
+    def _as_traded(self, ticker: str, bar: DayBar, day: date, adjusted: bool) -> DayBar:
+        """A bar of the history, which is adjusted for all splits, as it was on its day."""
+        if adjusted:
+            return bar
+        for split in self._data.splits():
+            if split.ticker == ticker and split.execution_date > day:
+                bar = before_split(bar, split)
+        return bar
 
     def _bar(self, ticker: str, day: date) -> DayBar | None:
         if not self._index:
@@ -207,6 +231,7 @@ class RestApi:
             day = first + timedelta(days=number)
             bar = await asyncio.to_thread(self._bar, info["ticker"], day)
             if bar:
+                bar = self._as_traded(info["ticker"], bar, day, _adjusted(request))
                 rows.append(bar_json(bar, session_start_ms(day)))
         if request.query.get("sort") == "desc":
             rows.reverse()
@@ -226,13 +251,92 @@ class RestApi:
         results = [
             {
                 "effective_date": day.isoformat(),
-                "free_float": row.free_float,
+                "free_float": self._shares_before(row.ticker, row.free_float, day),
                 "free_float_percent": round(row.free_float / row.shares * 100, 2),
                 "ticker": row.ticker,
             }
             for row in rows[begin : begin + limit]
         ]
         return _paged(request, results, begin + limit if begin + limit < len(rows) else 0)
+
+    def _shares_before(self, ticker: str, shares: int, day: date) -> int:
+        """Shares of today as they were counted at the end of a day."""
+        for split in self._data.splits():
+            if split.ticker == ticker and split.execution_date > day:
+                shares = shares * split.split_from // split.split_to
+        return shares
+
+    async def _splits(self, request: web.Request) -> web.Response:
+        query = request.query
+        rows = self._data.splits()
+        asked = query.get("ticker") or query.get("ticker.any_of", "")
+        if asked:
+            rows = [row for row in rows if row.ticker in asked.split(",")]
+        try:
+            if "execution_date.gte" in query:
+                first = date.fromisoformat(query["execution_date.gte"])
+                rows = [row for row in rows if row.execution_date >= first]
+            if "execution_date.lte" in query:
+                last = date.fromisoformat(query["execution_date.lte"])
+                rows = [row for row in rows if row.execution_date <= last]
+        except ValueError:
+            return _error(400, "Could not parse execution_date; use YYYY-MM-DD")
+        rows = sorted(rows, key=lambda row: row.execution_date, reverse=True)
+        results = [
+            {
+                "id": f"sim-{row.ticker}-{row.execution_date}",
+                "ticker": row.ticker,
+                "execution_date": row.execution_date.isoformat(),
+                "split_from": row.split_from,
+                "split_to": row.split_to,
+                "adjustment_type": "reverse_split" if row.split_from > row.split_to else "forward_split",
+            }
+            for row in rows
+        ]
+        limit, begin = _limit(request, 100, _MAX_LIMIT), _cursor(request)
+        page = results[begin : begin + limit]
+        return _paged(request, page, begin + limit if begin + limit < len(results) else 0)
+
+    async def _short_interest(self, request: web.Request) -> web.Response:
+        """Made up from the float: the same for each date, whenever asked; half-monthly."""
+        one = self._data.details(request.query.get("ticker", ""))
+        today = new_york(self._data.now_ms).date()
+        rows = []
+        if one is not None:
+            for place, day in enumerate(settlement_days(today, 24)):
+                short = one.shares * (3 + (place * 7) % 5) // 100
+                average = max(1, one.shares // 200)
+                rows.append(
+                    {
+                        "ticker": one.ticker,
+                        "settlement_date": day.isoformat(),
+                        "short_interest": short,
+                        "avg_daily_volume": average,
+                        "days_to_cover": round(short / average, 2),
+                    }
+                )
+        return _paged(request, rows[: _limit(request, 10, _MAX_LIMIT)], 0)
+
+    async def _short_volume(self, request: web.Request) -> web.Response:
+        """A share of each session's volume."""
+        ticker = request.query.get("ticker", "")
+        rows = []
+        day = new_york(self._data.now_ms).date()
+        for session in sessions_before(day, _limit(request, 10, 60)):
+            bar = await asyncio.to_thread(self._bar, ticker, session)
+            if bar:
+                total = int(bar.volume * 0.45)
+                short = total * (40 + session.day % 20) // 100
+                rows.append(
+                    {
+                        "ticker": ticker,
+                        "date": session.isoformat(),
+                        "total_volume": total,
+                        "short_volume": short,
+                        "short_volume_ratio": round(short / total * 100, 2) if total else 0,
+                    }
+                )
+        return _paged(request, rows, 0)
 
     async def _conditions(self, request: web.Request) -> web.Response:
         rows = condition_rows()
@@ -338,6 +442,10 @@ def _paged(request: web.Request, results: list[Any], following: int) -> web.Resp
         query = {name: value for name, value in request.query.items() if name != "apiKey"}
         answer["next_url"] = str(request.url.with_query({**query, "cursor": str(following)}))
     return _json(answer)
+
+
+def _adjusted(request: web.Request) -> bool:
+    return request.query.get("adjusted", "true") != "false"
 
 
 def _bars_body(ticker: str, rows: list[str]) -> web.Response:

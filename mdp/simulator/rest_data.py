@@ -11,10 +11,11 @@ import msgspec
 
 from .calendar import is_trading_day, new_york, sessions_before
 from .feed import ReplayFeed
-from .history import DayBar, History
+from .history import DayBar, History, Split
 from .market import SyntheticMarket
 
 AVERAGE_SESSIONS = 30
+_SPLIT_TICKERS = 50  # a smaller market has no splits
 
 
 class Float(msgspec.Struct, frozen=True):
@@ -69,6 +70,9 @@ class RestData(Protocol):
     def news(self) -> list[NewsItem]:
         """What has been published by now, oldest first."""
 
+    def splits(self) -> list[Split]:
+        """All that are known; sessions' bars are adjusted for them."""
+
 
 class MarketRest:
     """Answers from the simulated market."""
@@ -118,6 +122,18 @@ class MarketRest:
             return None
         one = state.listing
         return Details(one.symbol, one.name, one.tape, one.shares, state.prev[3])
+
+    def splits(self) -> list[Split]:
+        """A few of the least active names: some in the last sessions, one on the first simulated day."""
+        places = (0, 3, 9, 21)  # sessions before the first day
+        ratios = ((10, 1), (1, 4), (25, 1), (2, 3))
+        if len(self._tickers) < _SPLIT_TICKERS:
+            return []
+        days = [self._first_day, *sessions_before(self._first_day, max(places))]
+        return [
+            Split(ticker, days[place], *ratio)
+            for ticker, place, ratio in zip(self._tickers[:-5:-1], places, ratios, strict=True)
+        ]
 
     def news(self) -> list[NewsItem]:
         """What has been published by now, oldest first."""
@@ -223,6 +239,10 @@ class ReplayRest:
 
     def news(self) -> list[NewsItem]:
         """A recording has none."""
+        return []
+
+    def splits(self) -> list[Split]:
+        """None are known of: the file's values are those of its own day."""
         return []
 
 

@@ -324,6 +324,7 @@ class Simulator:
             "connections_total": self.connections_total,
             "slow_consumers": self.slow_consumers,
             "faults": {"on": self.faults.on, "injected": dict(self.faults.injected)},
+            "rest": dict(self._rest.asked),
             "market_time_ms": self.feed.now_ms,
             "replay": None
             if replay is None

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import date
 from typing import Any
 
 import aiohttp
 import pytest
 from massive import RESTClient
 
+from mdp.cache.rest import RestClient
+from mdp.cache.validate import Rejected
+from mdp.cache.warmup import Warmup
+from mdp.observability.loop_lag import StepTimer
 from mdp.simulator import Simulator
+from mdp.simulator.calendar import new_york
 from mdp.simulator.market import SyntheticMarket
 from mdp.simulator.options import parse_start
 from mdp.simulator.rest_data import MarketRest
@@ -266,3 +272,90 @@ def test_a_finished_simulated_day_becomes_history() -> None:
     bars = rest.session(day)
     assert bars is not None
     assert [bar.close for bar in bars] == [state.prev[3] for state in market.states]
+
+
+SPLITS = "/stocks/v1/splits"
+
+
+async def test_splits_explain_the_difference_between_adjusted_bars_and_those_as_traded(rest: Rest) -> None:
+    """On each side of an execution date; prices and volumes go opposite ways."""
+    rows = (await rest.get(SPLITS))["results"]
+    assert len(rows) == 4
+    assert rows[0]["execution_date"] == "2026-03-10"
+    assert {row["adjustment_type"] for row in rows} == {"forward_split", "reverse_split"}
+    for row in rows:
+        ticker, ratio = row["ticker"], row["split_to"] / row["split_from"]
+        path = f"/v2/aggs/ticker/{ticker}/range/1/day/2026-01-20/2026-03-09"
+        adjusted = (await rest.get(path))["results"]
+        traded = (await rest.get(path, adjusted="false"))["results"]
+        days = [new_york(bar["t"]).date().isoformat() for bar in adjusted]
+        assert any(day < row["execution_date"] for day in days)
+        for day, after, before in zip(days, adjusted, traded, strict=True):
+            factor = ratio if day < row["execution_date"] else 1
+            assert before["c"] == pytest.approx(after["c"] * factor, abs=1e-5)
+            assert before["v"] == pytest.approx(after["v"] / factor, abs=1e-5)
+
+
+async def test_grouped_bars_come_adjusted_and_as_traded(rest: Rest) -> None:
+    """And say which they are; only those of symbols with a later split differ."""
+    split = (await rest.get(SPLITS, ticker=(await rest.get(SPLITS))["results"][0]["ticker"]))["results"][0]
+    adjusted = await rest.get(GROUPED + "2026-03-09")
+    traded = await rest.get(GROUPED + "2026-03-09", adjusted="false")
+    assert (adjusted["adjusted"], traded["adjusted"]) == (True, False)
+    before = {row["T"]: row["c"] for row in traded["results"]}
+    differ = {row["T"] for row in adjusted["results"] if row["c"] != before[row["T"]]}
+    assert differ == {split["ticker"]}
+
+
+async def test_splits_are_filtered_by_date(rest: Rest) -> None:
+    """Both ends belong to the range."""
+    query = {"execution_date.gte": "2026-02-20", "execution_date.lte": "2026-03-09"}
+    dates = [row["execution_date"] for row in (await rest.get(SPLITS, **query))["results"]]
+    assert dates == sorted(dates, reverse=True)
+    assert dates
+    assert all("2026-02-20" <= day <= "2026-03-09" for day in dates)
+    assert await rest.status(SPLITS + "?execution_date.gte=soon", apiKey="key") == 400
+
+
+async def test_short_interest_and_short_volume_are_of_one_ticker(rest: Rest) -> None:
+    """Newest first, before today; an unknown ticker has none."""
+    interest = (await rest.get("/stocks/v1/short-interest", ticker="NVDA", limit="5"))["results"]
+    days = [row["settlement_date"] for row in interest]
+    assert len(days) == 5
+    assert days == sorted(days, reverse=True)
+    assert days[0] < "2026-03-10"
+    assert all(row["short_interest"] > 0 and row["ticker"] == "NVDA" for row in interest)
+    volume = (await rest.get("/stocks/v1/short-volume", ticker="NVDA", limit="3"))["results"]
+    assert [row["date"] for row in volume] == ["2026-03-09", "2026-03-06", "2026-03-05"]
+    assert all(0 < row["short_volume"] < row["total_volume"] for row in volume)
+    for path in ("/stocks/v1/short-interest", "/stocks/v1/short-volume"):
+        assert (await rest.get(path, ticker="NOPE"))["results"] == []
+
+
+async def test_requests_are_counted_by_endpoint(rest: Rest) -> None:
+    """So that a test in another process can tell what a start costs; refused ones do not count."""
+    await rest.get(GROUPED + "2026-03-09")
+    await rest.get(GROUPED + "2026-03-06")
+    await rest.status(SPLITS)
+    counts = rest.simulator.stats()["rest"]
+    assert counts == {GROUPED + "{date}": 2}
+
+
+async def test_the_platform_makes_the_adjusted_closes_of_those_as_traded(rest: Rest) -> None:
+    """What is fetched equals the simulated market's own previous closes and floats, splits included."""
+    client = RestClient(f"http://127.0.0.1:{rest.simulator.port}", "key")
+    book = Warmup(
+        client, date(2026, 3, 10), rejected=Rejected(), step=StepTimer(), snapshot_fits=lambda _day: True
+    )
+    try:
+        assert await book.round()
+    finally:
+        await client.close()
+    assert book.done
+    rows = (await rest.get(SNAPSHOT))["tickers"]
+    assert len(rows) == len(book.rows) == 250
+    for row in rows:
+        assert book.rows[row["ticker"]].prev_day_close == pytest.approx(row["prevDay"]["c"], rel=1e-4)
+    assert isinstance(rest.simulator._rest._data, MarketRest)
+    for one in rest.simulator._rest._data.floats():
+        assert book.rows[one.ticker].free_float == pytest.approx(one.free_float, abs=1)
