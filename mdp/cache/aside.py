@@ -108,7 +108,7 @@ class CacheAside:
         """Answers that are kept."""
         return len(self._entries)
 
-    async def get(self, kind: str, symbol: str = "") -> Any | None:
+    async def get(self, kind: str, symbol: str = "") -> Any:
         """A value of a kind (`mdp.cache.kinds`), or None where the provider says that there is nothing.
 
         `snapshot` gives a `PreviousDay`, `avg_volume` an `AverageVolume`, `free_float` a number of shares.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -134,7 +135,7 @@ def test_means_equal_a_plain_reckoning(traded: dict[int, dict[str, int]]) -> Non
     for place, found in traded.items():
         volumes.add(DAYS[place], found)
         volumes.answered[DAYS[place]] = True
-    expected = {}
+    expected: dict[str, Any] = {}
     for symbol in "ABC":
         places = [place for place, found in traded.items() if symbol in found]
         if places:

@@ -200,7 +200,7 @@ async def test_before_four_the_snapshot_is_not_asked_for() -> None:
         assert "prev_day_close" in book.rows["AAPL"].pending
         fits[0] = True
         assert await book.round()
-        assert (book.rows["AAPL"].prev_day_close, book.rows["AAPL"].pending) == (50, ())
+        assert book.rows["AAPL"] == ReferenceRow(49, 52, 48, 50, 1000, 50.5, free_float=15_000_000_000)
 
 
 async def test_an_older_session_is_never_taken_for_the_previous_one() -> None:
