@@ -2,23 +2,26 @@
 
 None of the pipeline's code is used here, nor its data types: events are dictionaries, every rule is
 applied one event after the other, and nothing is fast. Rules: the contract's section on feeds and
-payloads (late and repeated bars, opens, seconds before minutes, sessions, alerts, top trades).
+payloads (late and repeated bars, opens, sessions, alerts, top trades), `docs/feeds.md`.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
-NEW_YORK = ZoneInfo("America/New_York")
-SESSIONS = ("pre_market", "regular", "after_hours")
+from tests.integration.hours import FIELD, SESSIONS, Clock, session_of
+from tests.integration.trade_model import Trades
+
 SHOWN = {"pre_market": "pre-market", "regular": "regular session"}
+SIDES = ("high", "low")
+ROWS = 500
+SESSIONS_AVERAGED = 30
+QUARTER_MS = 15_000
 
 
 def frames(path: Path) -> Iterator[list[dict[str, Any]]]:
@@ -28,29 +31,49 @@ def frames(path: Path) -> Iterator[list[dict[str, Any]]]:
             yield json.loads(line.split("\t", 1)[1])
 
 
-def session_of(ms: int) -> str | None:
-    """The session of a time on a normal day, None where there is none."""
-    local = datetime.fromtimestamp(ms / 1000, UTC).astimezone(NEW_YORK)
-    minutes = local.hour * 60 + local.minute
-    if 240 <= minutes < 570:
-        return "pre_market"
-    if 570 <= minutes < 960:
-        return "regular"
-    if 960 <= minutes < 1200:
-        return "after_hours"
-    return None
-
-
 class Symbol:
     """One symbol's day."""
 
     def __init__(self) -> None:
-        self.bars: dict[int, dict[str, Any]] = {}  # start -> the bar as last sent
-        self.newest = 0
+        self.newest: dict[str, Any] = {}
+        #: session and side -> extreme of all bars but the newest one.
+        self.settled: dict[tuple[str | None, str], float] = {}
+        self.closes: list[tuple[int, float]] = []  # start and close of each bar that was the newest once
         self.volume = 0
-        self.first_open: float = 0
-        self.regular_open: float = 0
+        self.first_open: tuple[int, float] | None = None  # start and open of a bar
+        self.regular_open: tuple[int, float] | None = None
         self.official_open: float = 0
+
+    def settle(self, bar: dict[str, Any]) -> None:
+        """Nothing can take this bar's part of its session's range away any more."""
+        session = session_of(bar["s"])
+        for side in SIDES:
+            had = self.settled.get((session, side))
+            self.settled[session, side] = _price(bar, side) if had is None else _best(side, had, bar)
+
+    def show(self, bar: dict[str, Any]) -> None:
+        """From now on this is the newest bar."""
+        if self.newest and self.newest["s"] == bar["s"]:
+            self.closes.pop()
+        elif self.newest:
+            self.settle(self.newest)
+        self.newest = bar
+        self.closes.append((bar["s"], bar["c"]))
+
+    def close_before(self, minutes: int, now_ms: float) -> float:
+        """The close of the newest bar of the quarter of a minute so long before now's, or earlier; or 0."""
+        quarter = now_ms // QUARTER_MS - minutes * 60_000 // QUARTER_MS
+        for start, close in reversed(self.closes):
+            if start // QUARTER_MS <= quarter:
+                return close
+        return 0
+
+    def extreme(self, session: str, side: str) -> float | None:
+        """High or low of a session; None before its first print."""
+        settled = self.settled.get((session, side))
+        if not self.newest or session_of(self.newest["s"]) != session:
+            return settled
+        return _price(self.newest, side) if settled is None else _best(side, settled, self.newest)
 
 
 class Model:
@@ -59,91 +82,95 @@ class Model:
     def __init__(self, reference: dict[str, dict[str, float]] | None = None) -> None:
         self.reference = reference or {}
         self.symbols: dict[str, Symbol] = defaultdict(Symbol)
-        self.trades: dict[str, deque[dict[str, Any]]] = defaultdict(lambda: deque(maxlen=1000))
-        self.quotes: dict[str, dict[str, Any]] = {}
-        self.clock = 0
+        self.trades = Trades()
+        self.clock = Clock()
         self.alerts: list[dict[str, Any]] = []
         self.counts: dict[str, int] = defaultdict(int)
+        self.late = 0  # bars older than the newest of their symbol
+        self.again = 0  # newest bars sent again
 
     def feed(self, events: list[dict[str, Any]]) -> None:
-        """One frame. The recordings hold no bars out of order, so none of those rules is needed here."""
+        """One frame."""
         for event in events:
             kind = event["ev"]
             self.counts[kind] += 1
+            self.clock.hear(event["sym"], event["s"] if kind in ("A", "AM") else event["t"])
             if kind in ("A", "AM"):
                 self._bar(event)
-                self.clock = max(self.clock, event["s"])
             elif kind == "T":
-                self.trades[event["sym"]].append(event)
-                self.clock = max(self.clock, event["t"])
-            elif kind == "Q":
-                self.quotes[event["sym"]] = event
-                self.clock = max(self.clock, event["t"])
+                self.trades.feed(event)
+
+    def restart(self) -> None:
+        """The platform is killed and started again: what no journal and no snapshot holds is gone."""
+        self.trades.lose_windows()
 
     def _bar(self, bar: dict[str, Any]) -> None:
         symbol = self.symbols[bar["sym"]]
-        start = bar["s"]
-        assert start > symbol.newest, "this model knows no late bars"
-        session = session_of(start)
-        if session == "pre_market":
-            if not symbol.bars:
-                symbol.first_open = bar["o"]
-        else:
-            symbol.regular_open = symbol.regular_open or bar["o"]
-            symbol.official_open = bar.get("op") or symbol.official_open
-        if session is not None:
-            self._alert(bar, session, symbol)
-        symbol.bars[start] = bar
-        symbol.newest = start
         symbol.volume = max(symbol.volume, bar["av"])
+        if symbol.newest and bar["s"] < symbol.newest["s"]:
+            self.late += 1
+            symbol.settle(bar)  # extends ranges and volume, and says nothing
+            return
+        session = session_of(bar["s"])
+        assert session is not None, "the recordings have no bars of the closed hours"
+        before = {side: symbol.extreme(session, side) for side in SIDES}
+        if symbol.newest and bar["s"] == symbol.newest["s"]:
+            self.again += 1
+        symbol.show(bar)
+        self._open(symbol, bar, session)
+        if (session, "high") not in symbol.settled:
+            return  # its first print of the session
+        for side in SIDES:
+            price, had = symbol.extreme(session, side), before[side]
+            assert price is not None
+            assert had is not None
+            if _beyond(side, price, had):
+                self.alerts.append(
+                    {
+                        **self.quote(bar["sym"], bar["s"]),
+                        "session": session,
+                        "direction": side,
+                        "price": price,
+                        "previous": had,
+                        "note": self._note(symbol, session, side, price),
+                        "timestamp": bar["s"] / 1000,
+                        "clock_ms": self.clock.now_ms,
+                    }
+                )
 
-    def _extreme(self, symbol: Symbol, session: str, side: str) -> float | None:
-        key, best = ("h", max) if side == "high" else ("l", min)
-        values = [bar[key] for start, bar in symbol.bars.items() if session_of(start) == session]
-        return best(values) if values else None
+    def _open(self, symbol: Symbol, bar: dict[str, Any], session: str) -> None:
+        """The first bar's open, by arrival; its correction is one of the open, too."""
+        if session == "pre_market":
+            if symbol.first_open is None or symbol.first_open[0] == bar["s"]:
+                symbol.first_open = bar["s"], bar["o"]
+            return
+        if symbol.regular_open is None or symbol.regular_open[0] == bar["s"]:
+            symbol.regular_open = bar["s"], bar["o"]
+        symbol.official_open = bar.get("op") or symbol.official_open
 
-    def _alert(self, bar: dict[str, Any], session: str, symbol: Symbol) -> None:
-        """Extremes are kept per session and side, so that a whole day stays affordable."""
-        book: dict[tuple[str, str], float] = symbol.__dict__.setdefault("extremes", {})
-        for side in ("high", "low"):
-            price = bar["h"] if side == "high" else bar["l"]
-            had = book.get((session, side))
-            better = had is None or (price > had if side == "high" else price < had)
-            if not better:
-                continue
-            book[session, side] = price
-            if had is None:
-                continue
-            note = ""
-            for earlier in reversed(SESSIONS[: SESSIONS.index(session)]):
-                extreme = book.get((earlier, side))
-                if extreme is not None and (price > extreme if side == "high" else price < extreme):
-                    note = f"Broke {SHOWN[earlier]} {side} of ${extreme:.2f}"
-                    break
-            self.alerts.append(
-                {
-                    "symbol": bar["sym"],
-                    "session": session,
-                    "direction": side,
-                    "price": price,
-                    "previous": had,
-                    "note": note,
-                    "start": bar["s"],
-                }
-            )
+    def _note(self, symbol: Symbol, session: str, side: str, price: float) -> str:
+        for earlier in reversed(SESSIONS[: SESSIONS.index(session)]):
+            extreme = symbol.extreme(earlier, side)
+            if extreme is not None and _beyond(side, price, extreme):
+                return f"Broke {SHOWN[earlier]} {side} of ${extreme:.2f}"
+        return ""
 
-    def quote(self, name: str) -> dict[str, Any]:
-        """The enriched quote."""
+    def quote(self, name: str, now_ms: float = 0) -> dict[str, Any]:
+        """The enriched quote, now or as of an alert's bar."""
         symbol = self.symbols[name]
-        bar = symbol.bars[symbol.newest]
+        bar = symbol.newest
         known = self.reference.get(name, {})
+        # The replayer knows of the previous day its close and volume; other prices stand at the close.
         previous = known.get("prev_day_close", 0)
         average = known.get("avg_volume", 0)
         close = bar["c"]
-        # The recordings end after the open, so the pre-market's first print is no open any more.
-        opened = symbol.official_open or symbol.regular_open
-        if session_of(self.clock) == "pre_market":
-            opened = symbol.first_open
+        first = symbol.first_open if self.in_pre_market else symbol.regular_open
+        opened = first[1] if first else 0
+        if not self.in_pre_market:
+            opened = symbol.official_open or opened
+        now_ms = max(now_ms or self.clock.now_ms, bar["s"])
+        ago = {minutes: symbol.close_before(minutes, now_ms) for minutes in (1, 5, 15, 30)}
+        highs = [symbol.extreme(session, "high") or 0 for session in SESSIONS]
         return {
             "symbol": name,
             "volume": bar["v"],
@@ -159,52 +186,79 @@ class Model:
             "aggregate_vwap": bar.get("a", 0),
             "average_size": bar.get("z", 0),
             "avg_volume": average,
+            "avg_volume_days": SESSIONS_AVERAGED if average else 0,
             "prev_day_close": previous,
+            "prev_day_open": previous,
+            "prev_day_high": previous,
+            "prev_day_low": previous,
+            "prev_day_vwap": previous,
             "prev_day_volume": known.get("prev_day_volume", 0),
             "change": close - previous if previous else 0,
-            "pct_change": (close - previous) / previous * 100 if previous else 0,
+            "pct_change": _percent(close, previous),
             "change_since_open": close - opened if opened else 0,
-            "pct_change_since_open": (close - opened) / opened * 100 if opened else 0,
+            "pct_change_since_open": _percent(close, opened),
             "start_timestamp": bar["s"],
             "end_timestamp": bar["e"],
+            **{f"pct_change_{minutes}m": _percent(close, price) for minutes, price in ago.items()},
+            "pct_from_vwap": _percent(close, bar.get("a", 0)),
+            "pct_from_day_high": _percent(close, max(highs)),
+            "relative_volume_at_time": 0,  # no earlier day was recorded
+            "relative_volume_at_time_days": 0,
+            "trade_count": self.trades.count(name),
+            "updated_ts": bar["e"],
+            "stale": False,
+            "pending": [],
         }
 
-    def ranges(self, name: str) -> dict[str, float | None]:
-        """The six extremes of a daily range."""
-        symbol = self.symbols[name]
-        return {
-            f"{shown}_{side}": self._extreme(symbol, session, side)
-            for session, shown in zip(SESSIONS, ("pre_market", "regular_session", "after_hours"), strict=True)
-            for side in ("high", "low")
-        }
+    @property
+    def in_pre_market(self) -> bool:
+        """By the market clock."""
+        return session_of(self.clock.now_ms) == "pre_market"
 
-    def board(self, key: str) -> list[dict[str, Any]]:
+    def ranges(self, name: str) -> dict[str, Any]:
+        """A daily range: the enriched quote and the six extremes."""
+        extremes = {
+            f"{FIELD[s]}_{side}": self.symbols[name].extreme(s, side) for s in SESSIONS for side in SIDES
+        }
+        return {**self.quote(name), **extremes}
+
+    def board(self, feed: str) -> list[dict[str, Any]]:
         """A board's rows, best first, ties by symbol."""
+        key, needed, sign = BOARDS[feed]
         rows = [self.quote(name) for name in self.symbols]
-        if key == "pct_change":
-            rows = [row for row in rows if row["prev_day_close"]]
-        elif key == "pct_change_since_open":
-            rows = [row for row in rows if row["open"]]
-        rows.sort(key=lambda row: (-row[key], row["symbol"]))
-        return rows[:500]
+        rows = [row for row in rows if row[needed]]
+        rows.sort(key=lambda row: (sign * row[key], row["symbol"]))
+        return [{**row, "rank": rank} for rank, row in enumerate(rows[:ROWS], 1)]
 
     def top_trades(self) -> dict[str, dict[str, Any]]:
         """The statistics of `tta:all_symbols:widget`."""
-        found = {}
-        for name, trades in self.trades.items():
-            last = trades[-1]
-            if last["t"] < self.clock - 300_000:
-                continue
-            sizes = [trade["s"] for trade in trades]
-            times = [trade["t"] for trade in trades]
-            found[name] = {
-                "total_volume": sum(sizes),
-                "trade_count": len(sizes),
-                "avg_size": round(sum(sizes) / len(sizes), 2),
-                "max_size": max(sizes),
-                "time_span_ms": max(times) - min(times),
-                "latest_price": last["p"],
-                "latest_timestamp": last["t"],
-                "latest_exchange": last["x"],
-            }
-        return found
+        return self.trades.top(self.clock.now_ms)
+
+
+#: board -> what ranks it, what a row must have to be ranked, -1 for descending
+BOARDS = {
+    "scanners:top_volume": ("accumulated_volume", "accumulated_volume", -1),
+    "scanners:top_gappers": ("pct_change", "prev_day_close", -1),
+    "scanners:top_gainers": ("pct_change_since_open", "open", -1),
+    "scanners:top_losers": ("pct_change_since_open", "open", 1),
+    "scanners:gap_down": ("pct_change", "prev_day_close", 1),
+    "scanners:top_relative_volume": ("relative_volume", "relative_volume", -1),
+    "scanners:most_trades": ("trade_count", "trade_count", -1),
+}
+
+
+def _percent(price: float, base: float) -> float:
+    return (price - base) / base * 100 if base else 0
+
+
+def _price(bar: dict[str, Any], side: str) -> float:
+    price: float = bar["h" if side == "high" else "l"]
+    return price
+
+
+def _best(side: str, extreme: float, bar: dict[str, Any]) -> float:
+    return max(extreme, bar["h"]) if side == "high" else min(extreme, bar["l"])
+
+
+def _beyond(side: str, price: float, extreme: float) -> bool:
+    return price > extreme if side == "high" else price < extreme

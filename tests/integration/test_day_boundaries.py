@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.integration.test_real_days import PATIENCE_SECONDS, Process
+from tests.integration.replay_rig import PATIENCE_SECONDS, Process
 
 Event = dict[str, Any]
 VOLUME, GAINERS = "scanners:top_volume", "scanners:top_gainers"
