@@ -16,6 +16,7 @@ from mdp.analyzers.leaderboards import Leaderboards
 from mdp.analyzers.raw_feeds import RawFeeds
 from mdp.analyzers.state import Market
 from mdp.analyzers.top_trades import TopTrades
+from mdp.analyzers.trade_stats import TradeStats
 from mdp.cache.base import Message
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.events import QUEUE_OF, FrameDecoder
@@ -70,8 +71,9 @@ class Rig:
         self.quote = EnrichedQuote(self.market, self.results, self.clock)
         self.boards = Leaderboards(self.market, self.results)
         self.trades = TopTrades(self.market, self.results)
+        self.stats = TradeStats(self.market, self.results)
         self.range = DailyRange(self.market, self.results)
-        analyzers: list[Analyzer] = [self.raw, self.quote, self.boards, self.trades, self.range]
+        analyzers: list[Analyzer] = [self.raw, self.quote, self.boards, self.trades, self.stats, self.range]
         self.engine = Engine(self.market, self.results, analyzers, max_failures=3)
         self.decoder = FrameDecoder()
         self.messages: list[Message] = []
