@@ -92,6 +92,12 @@ class Analyzer:
     def process(self, batch: EventBatch) -> None:
         """Take a batch of one of `queues`. What it raises costs this analyzer the batch, and is counted."""
 
+    def on_refill(self) -> None:
+        """Bars that were missed in an outage were fetched: `market.notable` holds them, of place `REFILL`.
+
+        What follows from them is true, and no news.
+        """
+
     def flush(self) -> Iterator[None] | None:
         """Publish what is due. A generator does it in steps and gives the loop back at each `yield`."""
 

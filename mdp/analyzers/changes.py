@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mdp.analyzers.base import EventBatch, Wanted
@@ -32,6 +32,11 @@ class Changes:
             self._touched.update(batch.symbols)
             # First prints of a day may have waited for the clock: they are notable, and of no batch now.
             self._touched.update([state.symbol for _, state, _, _ in self._market.notable])
+
+    def touch(self, symbols: Iterable[str]) -> None:
+        """Take note of symbols that changed otherwise."""
+        if self._interest.all:
+            self._touched.update(symbols)
 
     def take(self) -> Iterator[list[str]]:
         """The symbols to publish now, in steps; they count as published."""

@@ -92,10 +92,46 @@ class DailyRange(Analyzer):
                     self._extend(state, bar)
             else:
                 self._unusual(state, bar, place, at)
+        self._journal()
+        self._changes.note(batch)
+
+    def on_refill(self) -> None:
+        market = self.market
+        day = market.clock.day
+        if day is None:
+            return
+        if day is not self._day:
+            self._set_day(day)
+        for bar, state, _, _ in market.notable:
+            at = self._session_index(bar.start_timestamp)
+            if at >= 0:
+                self._refill(state, bar, at)
+        self._journal()
+        self._changes.touch(state.symbol for _, state, _, _ in market.notable)
+
+    def _refill(self, state: SymbolState, bar: Aggregate, at: int) -> None:
+        """A bar that was missed, perhaps the first of its session that we know."""
+        if state.range is None:
+            state.range = RangeState(-_NEVER, _NEVER, bar.start_timestamp, [None] * 6)
+            state.session, state.high, state.low = at, bar.high, bar.low
+            self._changed[state.symbol] = state
+            return
+        if at > state.session:
+            extremes = state.range.extremes
+            extremes[2 * state.session], extremes[2 * state.session + 1] = state.high, state.low
+            high, low = extremes[2 * at], extremes[2 * at + 1]
+            state.session = at
+            state.high = bar.high if high is None else high
+            state.low = bar.low if low is None else low
+            self._changed[state.symbol] = state
+        self._late(state, bar, at)
+        # A live bar that is sent again may shrink a range; what was fetched is final.
+        state.range.extended = 0
+
+    def _journal(self) -> None:
         if self._changed:
             self.out.journal(self.name, [_dump(state) for state in self._changed.values()])
             self._changed.clear()
-        self._changes.note(batch)
 
     def flush(self) -> Iterator[None]:
         for part in self._changes.take():

@@ -63,6 +63,9 @@ class EnrichedQuote(Analyzer):
     def process(self, batch: EventBatch) -> None:
         self._changes.note(batch)
 
+    def on_refill(self) -> None:
+        self._changes.touch(state.symbol for _, state, _, _ in self.market.notable)
+
     def flush(self) -> Iterator[None]:
         self._sample()
         for part in self._changes.take():

@@ -56,6 +56,7 @@ NEXT = 0  # the newest now
 AGAIN = 1  # the newest sent again: it replaces itself
 LATE = 2  # older than the newest
 IGNORED = 3  # of another day, not admitted, or a minute where seconds count
+REFILL = 4  # fetched after an outage in which it was missed
 
 
 class _Hot:
@@ -207,11 +208,58 @@ class Market:
                 state, place = self._unusual(bar, state, day)
                 if state is not None and place != IGNORED:
                     notable.append((bar, state, place, state.accumulated_volume))
-        for _, state, _, _ in notable:
+        self._bound(day)
+        self.revision += 1
+
+    def refill(self, bars: list[Aggregate]) -> None:
+        """Take bars that were missed and fetched afterwards. Fills `notable` for `Analyzer.on_refill`.
+
+        They widen ranges and add to volume as late bars do; where nothing newer has come since, they are
+        also the newest, but nothing that they did is news.
+
+        Args:
+            bars: Of one symbol or many, each symbol's in order of time, from the start of the outage on.
+                Without `accumulated_volume`, the volume of those is added that begin after the newest bar's
+                end.
+        """
+        self.notable = notable = []
+        day = self.clock.day
+        if day is None:
+            self.refused["other_day"] += len(bars)
+            return
+        for bar in bars:
+            start = bar.start_timestamp
+            if not day.start_ms <= start < day.idle_ms:
+                self.refused["other_day"] += 1
+                continue
+            state = self.symbols.get(bar.symbol) or self._admit(bar)
+            if state is None:
+                continue
+            newest = state.bar
+            volume = bar.accumulated_volume
+            if volume is None:
+                fresh = newest is None or start >= (newest.end_timestamp or newest.start_timestamp + 1)
+                volume = state.accumulated_volume + (bar.volume or 0 if fresh else 0)
+            if start > state.start or newest is None:
+                self._write_down(state, start)
+                state.volume_before = state.accumulated_volume
+                state.start, state.bar, state.other = start, bar, None
+                if state.kind is None:
+                    state.kind = type(bar)
+            self._learn_open(state, bar, day)
+            if volume > state.accumulated_volume:
+                state.accumulated_volume = volume
+            state.until = 0
+            notable.append((bar, state, REFILL, state.accumulated_volume))
+        self._bound(day)
+        self.revision += 1
+
+    def _bound(self, day: TradingDay) -> None:
+        """Say up to when bars of the notable symbols are ordinary."""
+        for _, state, _, _ in self.notable:
             if not state.until:
                 state.ends = day.session_end(state.start)
                 state.until = min(state.ends, price_history.slot_end(state.start))
-        self.revision += 1
 
     def _turn(self, state: SymbolState, bar: Aggregate) -> bool:
         """Whether a bar beyond `until` is its symbol's next in the same session; then `until` is moved."""

@@ -116,6 +116,13 @@ class Engine:
             guard.call("on_session", lambda guard=guard: guard.analyzer.on_session(session))  # type: ignore[misc]
         log.info("session", session=session)
 
+    def refill(self, bars: list[Aggregate]) -> None:
+        """Take bars of today that were missed in an outage and fetched afterwards. Never raises."""
+        self.market.refill(bars)
+        for guard in self.guards:
+            guard.call("on_refill", guard.analyzer.on_refill)
+        self.results.commit()
+
     def rewind(self, now_ms: float) -> None:
         """The provider's own clock says that the market is at an earlier time: start the day afresh."""
         log.warning("market_time_went_back", now_ms=now_ms, clock_ms=self.market.clock.now_ms)
