@@ -84,6 +84,7 @@ def test_a_halt_ends_it() -> None:
     rig.send(quote("AAA", NOON + SECOND, 11, 12))
     rig.tell(luld("AAA", NOON + 16 * SECOND, 17, high=11, low=9))
     rig.send(quote("AAA", NOON + 17 * SECOND, 11, 12))
+    assert limit(rig) == ("halted", None, None)
     rig.second()
     assert limit(rig) == ("halted", None, None)
     rig.tell(luld("AAA", NOON + 2 * MINUTE, 18, high=13, low=10))
