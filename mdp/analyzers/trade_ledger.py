@@ -157,8 +157,6 @@ class TradeLedger:
         if self._ahead_ms <= latest:
             events = [*self._due(latest), *events]
         events, repeated = self.seen.admit(events)
-        if repeated:
-            self._repeated(repeated)
         usual = market.session
         begin, until = _bounds(day, usual)
         until = min(until, latest)
@@ -217,6 +215,8 @@ class TradeLedger:
                     state.turn()
             else:
                 state.single(price, ms, code, _venue(trade.exchange))
+        if repeated:  # at last: the trade that it repeats may be its symbol's first, of this batch
+            self._repeated(repeated, latest)
 
     def _compiled(self, place: int) -> tuple[dict[tuple[Number, ...], int], int]:
         """The rules as they are in a session, and the effect of a trade without conditions."""
@@ -246,9 +246,12 @@ class TradeLedger:
                     setattr(known, field, value)
                 known.late = tuple(known.late) if known.late else None  # type: ignore[assignment]
 
-    def _repeated(self, trades: list[Trade]) -> None:
-        self.ignored["duplicate"] += len(trades)
+    def _repeated(self, trades: list[Trade], latest: float) -> None:
         for trade in trades:
+            if trade.timestamp > latest:
+                self._wait(trade)  # perhaps of the next day, where the same id is another trade
+                continue
+            self.ignored["duplicate"] += 1
             known = self.symbols.get(trade.symbol)
             if known is not None:
                 known.duplicates += 1
@@ -269,6 +272,9 @@ class TradeLedger:
         if trade.timestamp <= latest:
             self.ignored["other_day"] += 1
             return
+        self._wait(trade)
+
+    def _wait(self, trade: Trade) -> None:
         if len(self._ahead) == _MAX_AHEAD:
             self.ignored["ahead_of_clock"] += 1  # the oldest falls out
         self._ahead.append(trade)
