@@ -267,7 +267,8 @@ def test_odd_conditions_harm_nobody(odd: Any) -> None:
 
 def test_an_unknown_condition_is_said_once_and_counted_each_time() -> None:
     """By number, however many lists it is in."""
-    rig, told = day_rig(), []
+    rig = day_rig()
+    told: list[Any] = []
     ledger = TradeLedger.of(rig.market)
     ledger.on_unknown = told.append
     rig.send(*[trade("AAA", POST - 1, 1, 5, c=c) for c in ([61], [61], [61, 62], [14])])
