@@ -23,7 +23,31 @@ from mdp.trade_rules import (
 
 #: Written down from the provider's list once more, by group: (high and low, last, volume).
 GROUPS: dict[tuple[bool, bool, bool], list[int]] = {
-    (True, True, True): [1, 3, 4, 6, 8, 9, 11, 14, 17, 18, 19, 23, 24, 25, 27, 28, 30, 31, 34, 35, 36, 41, 55],
+    (True, True, True): [
+        1,
+        3,
+        4,
+        6,
+        8,
+        9,
+        11,
+        14,
+        17,
+        18,
+        19,
+        23,
+        24,
+        25,
+        27,
+        28,
+        30,
+        31,
+        34,
+        35,
+        36,
+        41,
+        55,
+    ],
     (True, False, True): [5, 10, 22, 32, 33],
     (False, False, True): [2, 7, 12, 13, 20, 21, 29, 37, 52, 53],
     (False, False, False): [15, 16],
@@ -81,7 +105,9 @@ def test_an_unknown_number_forbids_nothing_and_is_told(odd: Any) -> None:
 
 def test_what_an_answer_leaves_out_is_not_allowed_by_that() -> None:
     """The shipped rules fill in; what the answer has wins over them; listed twice, one "no" wins."""
-    table = completed([Rule(37, "Odd Lot"), Rule(99, "New", last=False), Rule(99, "New", high_low=False)], "2030")
+    table = completed(
+        [Rule(37, "Odd Lot"), Rule(99, "New", last=False), Rule(99, "New", high_low=False)], "2030"
+    )
     assert (table.source, table.dated) == ("provider", "2030")
     assert table.effect([37], extended=False) & EVERYTHING == EVERYTHING
     assert table.effect([12], extended=False) == VOLUME
