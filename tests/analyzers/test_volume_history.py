@@ -85,7 +85,7 @@ def test_after_the_last_slot_the_whole_day_is_expected(ms: float) -> None:
 
     assert mean == pytest.approx(1e6, rel=1e-5)
     assert days == 1
-    assert history.expected("A", ms // SLOT_MS) == (1e6, 1)
+    assert history.expected("A", int(ms // SLOT_MS)) == (1e6, 1)
 
 
 def test_nothing_is_expected_of_what_is_not_known() -> None:
