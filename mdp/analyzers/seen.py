@@ -13,6 +13,7 @@ took twice as long.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 
 from mdp.events import Trade
 
@@ -53,8 +54,8 @@ class Seen:
                     [trade.exchange for trade in trades],
                     [trade.tape for trade in trades],
                     [trade.trf_id for trade in trades],
-                    [self.day] * len(ids),
-                    strict=True,
+                    repeat(self.day),
+                    strict=False,
                 ),
             )
         )

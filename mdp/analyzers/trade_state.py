@@ -31,6 +31,7 @@ NO_EXCHANGE = -1
 #: a whole number (10 and not 10.0).
 PLACE_SHIFT = 6
 WHOLE = 1 << 10
+_WHERE = (WHOLE - 1) & ~((1 << PLACE_SHIFT) - 1) | DAY_HIGH_LOW
 
 _FIRST_BYTES = 16 * RECORD_BYTES
 _FULL_BYTES = WINDOW * RECORD_BYTES
@@ -147,7 +148,8 @@ class SymbolTrades:
             return
         self.folded = end
         part = self.ring[begin // 8 : end // 8]
-        sizes, times, prices = part[0::4], part[1::4], part[2::4]
+        # Lists: what is in an array is made an object anew each time it is looked at.
+        sizes, times, prices = part[0::4].tolist(), part[1::4].tolist(), part[2::4].tolist()
         with memoryview(part).cast("B") as octets, octets.cast("i") as words:
             codes, exchanges = words[6::8].tolist(), words[7::8].tolist()
         self.volume += sum(sizes)
@@ -158,29 +160,40 @@ class SymbolTrades:
         self.newest_ms = max(self.newest_ms, newest)
         self.count += len(sizes)
         kinds = set(codes)
-        for kind in kinds:
-            if len(kinds) == 1:
-                self._extend(kind, prices, sizes)
-            else:
-                chosen = list(map(kind.__eq__, codes))
-                self._extend(kind, array("d", compress(prices, chosen)), array("d", compress(sizes, chosen)))
-        self._find_last(times, prices, codes, exchanges)
+        odd = {kind for kind in kinds if kind & ODD}
+        if odd:
+            odd_sizes = list(compress(sizes, map(odd.__contains__, codes)))
+            self.odd_count += len(odd_sizes)
+            self.odd_volume += sum(odd_sizes)
+        self._extend(kinds, codes, prices)
+        self._find_last(times, newest, prices, codes, exchanges)
 
-    def _extend(self, kind: int, prices: array[float], sizes: array[float]) -> None:
-        if kind & HIGH_LOW:
-            extremes, place = self.extremes, (kind & (WHOLE - 1)) >> PLACE_SHIFT
-            high, low = max(prices), min(prices)
-            extremes[place] = max(extremes[place], high)
-            extremes[place + 1] = min(extremes[place + 1], low)
-            if kind & DAY_HIGH_LOW:
-                extremes[DAY_OUTSIDE_HOURS] = max(extremes[DAY_OUTSIDE_HOURS], high)
-                extremes[DAY_OUTSIDE_HOURS + 1] = min(extremes[DAY_OUTSIDE_HOURS + 1], low)
-        if kind & ODD:
-            self.odd_count += len(sizes)
-            self.odd_volume += sum(sizes)
+    def _extend(self, kinds: set[int], codes: list[int], prices: list[float]) -> None:
+        """Take the highs and lows of these prices, each in its session."""
+        groups: dict[int, set[int]] = {}  # what they may set, and where -> kinds
+        for kind in kinds:
+            if kind & HIGH_LOW:
+                groups.setdefault(kind & _WHERE, set()).add(kind)
+        extremes = self.extremes
+        for where, group in groups.items():
+            chosen = prices
+            if len(group) < len(kinds):
+                chosen = list(compress(prices, map(group.__contains__, codes)))
+            high, low = max(chosen), min(chosen)
+            places = [(where & (WHOLE - 1)) >> PLACE_SHIFT]
+            if where & DAY_HIGH_LOW:
+                places.append(DAY_OUTSIDE_HOURS)
+            for place in places:
+                extremes[place] = max(extremes[place], high)
+                extremes[place + 1] = min(extremes[place + 1], low)
 
     def _find_last(
-        self, times: array[float], prices: array[float], codes: list[int], exchanges: list[int]
+        self,
+        times: list[float],
+        newest: float,
+        prices: list[float],
+        codes: list[int],
+        exchanges: list[int],
     ) -> None:
         """Which of these may have set the last price: the newest, of equal times the one that came later."""
         arrived = len(codes) - 1
@@ -189,7 +202,7 @@ class SymbolTrades:
         if arrived < 0:
             return
         best = arrived
-        if times[arrived] < max(times):
+        if times[arrived] < newest:
             for at in range(arrived - 1, -1, -1):
                 if times[at] > times[best] and codes[at] & LAST:
                     best = at
@@ -211,7 +224,7 @@ class SymbolTrades:
         self.fold()
         if code & (HIGH_LOW | LAST):
             self.singles += 1
-            self._extend(code & ~ODD, array("d", [price]), array("d", [0]))
+            self._extend({code}, [code], [price])
             if code & LAST:
                 self._last(price, ms, code, exchange)
 
