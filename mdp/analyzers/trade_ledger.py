@@ -251,6 +251,9 @@ class TradeLedger:
             if trade.timestamp > latest:
                 self._wait(trade)  # perhaps of the next day, where the same id is another trade
                 continue
+            if trade.correction is not None and trade.correction in DROPPED_CORRECTIONS:
+                self.ignored["corrected"] += 1  # as where it came in another batch than the one it repeats
+                continue
             self.ignored["duplicate"] += 1
             known = self.symbols.get(trade.symbol)
             if known is not None:
