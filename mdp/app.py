@@ -155,6 +155,7 @@ class App:
         )
         self.reference.on_rows.append(self.market.refer)
         self.reference.on_swap.append(swap.swap)
+        self.reference.on_unknown.append(swap.unknown)
         self.rewind = RewindWatch(self.engine)
         self.keeper: Keeper | None = None
         if config.cache.snapshot_path:

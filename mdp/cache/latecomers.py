@@ -69,8 +69,8 @@ class Latecomers:
         if not (sources["sessions"].answered and sources["snapshot"].answered and sources["float"].answered):
             return  # the bulk answers may still bring them
         now = self._clock()
-        if now < self._not_before:
-            return
+        if now < self._not_before or not book.pending:
+            return  # the provider has nothing to ask for
         rows = book.rows
         wanted = [symbol for symbol in self._seen() if symbol not in rows]
         if self._nothing:

@@ -22,7 +22,7 @@ import structlog
 from mdp.cache.aside import CacheAside, Day
 from mdp.cache.latecomers import Latecomers
 from mdp.cache.rest import RestClient
-from mdp.cache.table import OnRows, ReferenceRow
+from mdp.cache.table import ALL_PENDING, OnRows, ReferenceRow
 from mdp.cache.validate import Rejected
 from mdp.cache.warmup import SESSIONS, Progress, SourceName, Warmup
 from mdp.exchange_calendar import US_STOCKS, ExchangeCalendar
@@ -48,6 +48,7 @@ REPLAY_MS = 6 * 86_400_000
 DUMP_VERSION = 2
 
 OnSwap = Callable[[Mapping[str, ReferenceRow]], None]
+OnUnknown = Callable[[tuple[str, ...]], None]
 
 
 class Reference:
@@ -69,6 +70,7 @@ class Reference:
     Attributes:
         on_rows: Called with what changed, at most 500 symbols at a time.
         on_swap: Called with all rows of another trading day, which replace the old ones; must be quick.
+        on_unknown: Called with the fields that a symbol without a row waits for, whenever they change.
         rejected: Values that were not used, by endpoint and reason.
         step: Durations of its steps on the event loop.
         aside: Single lookups, for pages.
@@ -93,6 +95,7 @@ class Reference:
     ) -> None:
         self.on_rows: list[OnRows] = []
         self.on_swap: list[OnSwap] = []
+        self.on_unknown: list[OnUnknown] = []
         self.rejected = Rejected()
         self.step = step if step is not None else StepTimer()
         self._rest = rest
@@ -107,6 +110,8 @@ class Reference:
         self._watch: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._patient = True
+        self._told = 0  # calls, in the last line of progress
+        self._unknown: tuple[str, ...] | None = None  # as listeners were told
         self.aside = CacheAside(rest, self.rejected, row=self.get, day=self._asking_day)
         self.latecomers = Latecomers(self.aside, seen)
 
@@ -117,6 +122,7 @@ class Reference:
         if self._watch is None:
             loop = asyncio.get_running_loop()
             self._patience = loop.call_later(self._patience_seconds, self._lose_patience)
+            self._tell_unknown()
             self._watch = asyncio.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
@@ -150,6 +156,7 @@ class Reference:
         self.latecomers.enter(current)
         for callback in self.on_swap:
             callback(current.rows)
+        self._tell_unknown()
         log.info("reference_day", day=day.isoformat(), symbols=len(current.rows), complete=current.complete)
 
     def look(self) -> None:
@@ -292,6 +299,7 @@ class Reference:
                 book.table.on_rows = self.on_rows
                 book.tell_all()
                 self.latecomers.enter(book)
+                self._tell_unknown()
             else:
                 self._next = book
 
@@ -356,9 +364,33 @@ class Reference:
                 if self._current is not None and self._current.day not in self._tasks and self._next is None:
                     self._fetch(self._current)
                 self.latecomers.look()
+                self._tell_unknown()
+                self._tell_progress()
             except Exception as exc:  # a callback of a part that is not ours: the next second may be well
                 log.error("reference_look_failed", exc_info=exc)
             await asyncio.sleep(LOOK_SECONDS if self._current is not None else FIRST_LOOK_SECONDS)
+
+    def _tell_unknown(self) -> None:
+        """What symbols without a row wait for; it changes a few times a day."""
+        pending = self._current.pending if self._current is not None else ALL_PENDING
+        if pending != self._unknown:
+            self._unknown = pending
+            for callback in self.on_unknown:
+                callback(pending)
+
+    def _tell_progress(self) -> None:
+        """In the log, as long as calls are answered: once a second at most."""
+        book = self._current if self._next is None else self._next
+        if book is None or book.complete or book.progress.done == self._told:
+            return
+        progress = book.progress
+        self._told = progress.done
+        log.info(
+            "reference_warming_up",
+            day=book.day.isoformat(),
+            calls=f"{progress.done} of {progress.total}",
+            symbols=progress.symbols,
+        )
 
     async def _fill(self, book: Warmup) -> None:
         """Rounds until everything is there, with growing pauses."""

@@ -153,6 +153,14 @@ class Warmup:
         return self._restored_sessions or self._volumes.count
 
     @property
+    def pending(self) -> tuple[str, ...]:
+        """What a symbol without a row waits for: all but what the provider does not have at all. The bulk
+        answers may bring it yet, or it is asked for by itself."""
+        bars = self.sources["sessions"].state != "absent"
+        fields = PREVIOUS + AVERAGE if bars else ()
+        return fields + FLOAT if self.sources["float"].state != "absent" else fields
+
+    @property
     def splits(self) -> Splits | None:
         """The splits up to the day; None while they are not known."""
         return self._endpoints.splits if self.sources["splits"].state == "done" else None

@@ -7,7 +7,7 @@ from datetime import date
 from typing import ClassVar
 
 from mdp.analyzers.base import Analyzer, Output
-from mdp.analyzers.state import NO_REFERENCE, Market
+from mdp.analyzers.state import Market, NoReference
 from mdp.cache.table import ReferenceRow
 from mdp.sessions import TradingDay
 
@@ -36,6 +36,16 @@ class ReferenceSwap(Analyzer):
         market = self.market
         market.references = dict(rows)
         for symbol, state in market.symbols.items():
-            state.reference = rows.get(symbol, NO_REFERENCE)
+            state.reference = rows.get(symbol, market.unreferenced)
+        market.referred += 1
+        market.revision += 1
+
+    def unknown(self, pending: tuple[str, ...]) -> None:
+        """Let symbols without reference values say what they wait for."""
+        market = self.market
+        before, market.unreferenced = market.unreferenced, NoReference(pending=pending)
+        for state in market.symbols.values():
+            if state.reference is before:
+                state.reference = market.unreferenced
         market.referred += 1
         market.revision += 1

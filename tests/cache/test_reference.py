@@ -15,7 +15,7 @@ from aiohttp import web
 from mdp.cache import paths
 from mdp.cache.reference import Reference, ReferenceRow
 from mdp.cache.rest import RestClient
-from mdp.cache.table import ALL_PENDING
+from mdp.cache.table import ALL_PENDING, AVERAGE, PREVIOUS
 from mdp.observability.metrics import Metrics
 from mdp.sessions import NEW_YORK
 from tests.cache.market import KEY, TODAY, Market, floats, snapshot, splits
@@ -446,6 +446,64 @@ async def test_a_dump_that_does_not_fit_is_left_alone(records: list[Any]) -> Non
         assert reference.rows == {}
         await complete(reference)
         assert reference.rows["AAPL"].prev_day_close == 50
+
+
+async def test_a_symbol_without_a_row_waits_for_what_the_provider_may_have() -> None:
+    """For everything at first; not for floats, once it is clear that there are none. Nothing is asked alone
+    of a provider that has nothing."""
+    provider = Market()
+    provider.answers[paths.FLOAT] = 403
+    told: list[tuple[str, ...]] = []
+    async with keeping(provider) as reference:
+        reference.on_unknown.append(told.append)
+        await complete(reference)
+        await until(lambda: len(told) == 2)
+        assert told == [ALL_PENDING, PREVIOUS + AVERAGE]
+
+    none = Provider()
+    async with keeping(none, seen=lambda: {"AAPL"}) as reference:
+        reference.on_unknown.append(told.append)
+        await complete(reference)
+        asked = len(none.asked)
+        reference.look()
+        reference.latecomers.look()
+        await until(lambda: told[-1] == ())
+        assert (reference.latecomers.asked, len(none.asked)) == (0, asked)
+
+
+async def test_latecomers_that_cannot_be_had_are_tried_again_a_minute_later() -> None:
+    """Their rows stay pending meanwhile; whatever the other answers were, nothing wrong is shown."""
+    provider = Market()
+    clock = [100.0]
+    async with keeping(provider, seen=lambda: {"NEW"}) as reference:
+        reference.latecomers._clock = lambda: clock[0]
+        await complete(reference)
+        provider.answers[paths.FLOAT] = 418
+        reference.latecomers.look()
+        await until(lambda: reference.latecomers.failed == 1)
+        assert "NEW" not in reference.rows
+        provider.answers[paths.FLOAT] = floats({"NEW": 5})
+        clock[0] += 59
+        reference.latecomers.look()
+        assert reference.latecomers.asked == 1
+        clock[0] += 1
+        reference.latecomers.look()
+        await until(lambda: "NEW" in reference.rows)
+        assert reference.rows["NEW"] == ReferenceRow(free_float=5)
+
+
+async def test_hundreds_of_latecomers_come_in_batches_of_fifty() -> None:
+    """One batch at a time; the provider's limits hold as ever."""
+    provider = Market()
+    seen = {f"S{n}" for n in range(120)}
+    async with keeping(provider, seen=lambda: seen) as reference:
+        await complete(reference)
+        for expected in (50, 100, 120):
+            reference.latecomers.look()
+            reference.latecomers.look()
+            await until(lambda expected=expected: len(reference.rows) == 2 + expected)  # type: ignore[misc]
+            assert reference.latecomers.asked == expected
+        assert provider.count(paths.FLOAT) == 1 + 3
 
 
 async def test_counters_are_shown() -> None:
