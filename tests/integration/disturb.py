@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 SHARE = 0.01  # of the frames, for each kind of damage
 MOST_LATE_SECONDS = 600.0
+_BEAT_SECONDS = 20
 
 # Weights of conditions that nothing but the tape's rules tells apart: most prints are regular (none, or 0).
 _CONDITIONS: tuple[tuple[list[int] | None, int], ...] = (
@@ -84,6 +85,27 @@ def disturb(frames: list[Frame], seed: int) -> tuple[list[Frame], Counter[str]]:
         arrivals.append(frame)
     arrivals.sort(key=lambda frame: frame.arrival_ns)  # stable: what arrives together keeps its order
     return arrivals, done
+
+
+def with_market(frames: list[Frame]) -> list[Frame]:
+    """A recording of few symbols among three more, each with a second bar every 20 s.
+
+    Before the open a minute may pass without three of four symbols. Then the market clock, which wants
+    three that agree, stands still, and how late a bar is has no answer.
+    """
+    begin_s, end_s = frames[0].arrival_ns // 10**9, frames[-1].arrival_ns // 10**9
+    others = []
+    for beat, start_s in enumerate(range(begin_s, end_s - 3, _BEAT_SECONDS)):
+        price = round(20 + beat % 37 / 100, 2)
+        events = [
+            {
+                "ev": "A", "sym": symbol, "v": 10, "av": 10 * (beat + 1), "vw": price, "o": price, "c": price,
+                "h": price, "l": price, "a": 20.18, "z": 10, "s": start_s * 1000, "e": (start_s + 1) * 1000,
+            }
+            for symbol in ("ZZA", "ZZB", "ZZC")
+        ]  # fmt: skip
+        others.append(Frame((start_s + 3) * 10**9, json.dumps(events, separators=(",", ":"))))
+    return sorted(frames + others, key=lambda frame: frame.arrival_ns)
 
 
 def _late(frame: Frame, rng: random.Random) -> Frame:

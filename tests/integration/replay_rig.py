@@ -180,9 +180,10 @@ class Answers:
 
 
 async def _settled(get: Callable[[str], Awaitable[Any]], top: dict[str, Any]) -> None:
-    """Top trades are as expected, or have had the time to be."""
-    for _ in range(int(SETTLED_SECONDS / 0.2) if top else 0):
-        if ((await get(TOP_TRADES)) or {}).get("symbols") == top:
+    """Top trades are as expected and no reference value is pending, or both have had the time to be so."""
+    for _ in range(int(SETTLED_SECONDS / 0.2)):
+        pending = any(row["pending"] for row in await get("scanners:top_volume"))
+        if not pending and (not top or ((await get(TOP_TRADES)) or {}).get("symbols") == top):
             return
         await asyncio.sleep(0.2)
 

@@ -40,7 +40,9 @@ def disturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """A day of which 3 % of the frames are damaged; its trades have conditions."""
     name, seed = request.param
     recording, reference = source(name)
-    frames = disturb.with_conditions(disturb.read(recording), seed)
+    frames = disturb.read(recording)
+    if name == TICKS:
+        frames = disturb.with_conditions(disturb.with_market(frames), seed)
     frames, done = disturb.disturb(frames, seed)
     for damage in ("reordered", "delayed", "duplicated"):
         assert done[damage] == pytest.approx(len(frames) * disturb.SHARE, rel=0.5), "not what was meant"
