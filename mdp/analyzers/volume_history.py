@@ -14,7 +14,7 @@ Which days count, for a symbol and a slot:
 - Days before the first one in which the symbol was seen do not count: a younger listing. (The same rule
   as that of the average volume, `mdp.cache.averages`.)
 
-Pure: no files (`mdp.cache.volume_files`), no clock.
+Pure: no files (`mdp.processor.volume_files`), no clock.
 """
 
 from __future__ import annotations
