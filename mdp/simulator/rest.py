@@ -8,11 +8,11 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from .answers import REQUEST_ID, body_answer, cursor_of, error, json_answer, limit_of, paged
 from .calendar import (
     early_closes,
     epoch_ms,
@@ -20,11 +20,10 @@ from .calendar import (
     new_york,
     regular_close,
     session_at,
-    sessions_before,
-    settlement_days,
 )
 from .conditions import condition_rows
-from .history import DayBar, bar_json, before_split, session_end_ms, session_start_ms
+from .corporate import CorporateApi
+from .history import DayBar, bar_json, session_end_ms, session_start_ms
 from .rest_data import RestData
 
 _CACHED_BODIES = 48  # of past sessions, about 1.3 MB each
@@ -32,7 +31,6 @@ _SNAPSHOT_SECONDS = 1.0  # a full snapshot is made at most that often
 _MAX_LIMIT = 5_000
 _MAX_RANGE_DAYS = 800
 
-_REQUEST_ID = "0" * 32
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,6 +39,7 @@ class RestApi:
 
     def __init__(self, data: RestData, api_keys: Sequence[str]) -> None:
         self._data = data
+        self._corporate = CorporateApi(data, self._bar)
         self._keys = [key.encode() for key in api_keys]
         self.asked: Counter[str] = Counter()  # requests with a good key, by the endpoint's pattern
         self._index: dict[str, int] = {}
@@ -60,9 +59,9 @@ class RestApi:
             "/v2/aggs/ticker/{ticker}/prev": self._previous,
             "/v2/aggs/ticker/{ticker}/range/{multiplier}/{timespan}/{first}/{last}": self._range,
             "/stocks/vX/float": self._float,
-            "/stocks/v1/splits": self._splits,
-            "/stocks/v1/short-interest": self._short_interest,
-            "/stocks/v1/short-volume": self._short_volume,
+            "/stocks/v1/splits": self._corporate.splits,
+            "/stocks/v1/short-interest": self._corporate.short_interest,
+            "/stocks/v1/short-volume": self._corporate.short_volume,
             "/v3/reference/conditions": self._conditions,
             "/v3/reference/tickers/{ticker}": self._ticker,
             "/v2/reference/news": self._news,
@@ -79,7 +78,7 @@ class RestApi:
             key = given.encode()
             known = [hmac.compare_digest(key, one) for one in self._keys]
             if not key or (known and not any(known)):
-                return _error(401, "Unknown API Key")
+                return error(401, "Unknown API Key")
             self.asked[path] += 1
             return await handler(request)
 
@@ -91,7 +90,7 @@ class RestApi:
         now_ms = self._data.now_ms
         session = session_at(now_ms)
         market = {"regular": "open", "closed": "closed"}.get(session, "extended-hours")
-        return _json(
+        return json_answer(
             {
                 "afterHours": session == "after",
                 "currencies": {
@@ -121,7 +120,7 @@ class RestApi:
                         "close": _utc(epoch_ms(day, regular_close(day)), ".000Z"),
                     }
                 rows += [{**row, "exchange": exchange} for exchange in ("NYSE", "NASDAQ", "OTC")]
-        return _json(rows)
+        return json_answer(rows)
 
     # -- snapshots ----------------------------------------------------------------------------
 
@@ -130,12 +129,12 @@ class RestApi:
         if asked:
             found = [self._data.snapshot(ticker.strip()) for ticker in asked.split(",")[:_MAX_LIMIT]]
             rows = [row for row in found if row]
-            return _body(f'{{"status":"OK","count":{len(rows)},"tickers":[{",".join(rows)}]}}'.encode())
+            return body_answer(f'{{"status":"OK","count":{len(rows)},"tickers":[{",".join(rows)}]}}'.encode())
         made_at, body = self._snapshot
         if time.monotonic() - made_at > _SNAPSHOT_SECONDS:
             async with self._lock:
                 body = await self._make_snapshot()
-        return _body(body)
+        return body_answer(body)
 
     async def _make_snapshot(self) -> bytes:
         made_at, body = self._snapshot
@@ -153,8 +152,8 @@ class RestApi:
     async def _one_snapshot(self, request: web.Request) -> web.Response:
         row = self._data.snapshot(request.match_info["ticker"])
         if row is None:
-            return _error(404, "Ticker not found.", status="NotFound")
-        return _body(f'{{"status":"OK","request_id":"{_REQUEST_ID}","ticker":{row}}}'.encode())
+            return error(404, "Ticker not found.", status="NotFound")
+        return body_answer(f'{{"status":"OK","request_id":"{REQUEST_ID}","ticker":{row}}}'.encode())
 
     # -- bars ---------------------------------------------------------------------------------
 
@@ -162,38 +161,32 @@ class RestApi:
         try:
             day = date.fromisoformat(request.match_info["date"])
         except ValueError:
-            return _error(400, "Could not parse the date; use YYYY-MM-DD")
+            return error(400, "Could not parse the date; use YYYY-MM-DD")
         adjusted = _adjusted(request)
         async with self._lock:  # one at a time: a start asks for 30 of them at once
             body = self._sessions.get((day, adjusted))
             if body is None:
                 body = await asyncio.to_thread(self._make_grouped, day, adjusted)
-        return _body(body)
+        return body_answer(body)
 
     def _make_grouped(self, day: date, adjusted: bool) -> bytes:
         bars = self._data.session(day)
         at = session_end_ms(day)
         pairs = zip(self._data.tickers(), bars or (), strict=False)
-        rows = [bar_json(self._as_traded(ticker, bar, day, adjusted), at, ticker) for ticker, bar in pairs]
+        rows = [
+            bar_json(self._corporate.as_traded(ticker, bar, day, adjusted), at, ticker)
+            for ticker, bar in pairs
+        ]
         results = f'"results":[{",".join(rows)}],' if rows else ""
         body = (
             f'{{"queryCount":{len(rows)},"resultsCount":{len(rows)},"adjusted":{str(adjusted).lower()},'
-            f'{results}"status":"OK","request_id":"{_REQUEST_ID}","count":{len(rows)}}}'
+            f'{results}"status":"OK","request_id":"{REQUEST_ID}","count":{len(rows)}}}'
         ).encode()
         if rows:  # an empty answer may be one for a day that is still to come
             self._sessions[day, adjusted] = body
             if len(self._sessions) > _CACHED_BODIES:
                 self._sessions.popitem(last=False)
         return body
-
-    def _as_traded(self, ticker: str, bar: DayBar, day: date, adjusted: bool) -> DayBar:
-        """A bar of the history, which is adjusted for all splits, as it was on its day."""
-        if adjusted:
-            return bar
-        for split in self._data.splits():
-            if split.ticker == ticker and split.execution_date > day:
-                bar = before_split(bar, split)
-        return bar
 
     def _bar(self, ticker: str, day: date) -> DayBar | None:
         if not self._index:
@@ -218,20 +211,20 @@ class RestApi:
     async def _range(self, request: web.Request) -> web.Response:
         info = request.match_info
         if (info["multiplier"], info["timespan"]) != ("1", "day"):
-            return _error(400, "this simulator keeps bars of 1 day only")
+            return error(400, "this simulator keeps bars of 1 day only")
         try:
             first, last = _day(info["first"]), _day(info["last"])
         except (ValueError, OverflowError, OSError):
-            return _error(400, "Could not parse the time; use YYYY-MM-DD or epoch milliseconds")
+            return error(400, "Could not parse the time; use YYYY-MM-DD or epoch milliseconds")
         if not 0 <= (last - first).days <= _MAX_RANGE_DAYS:
-            return _error(400, f"'to' must be at most {_MAX_RANGE_DAYS} days after 'from'")
-        limit = _limit(request, 5_000, 50_000)
+            return error(400, f"'to' must be at most {_MAX_RANGE_DAYS} days after 'from'")
+        limit = limit_of(request, 5_000, 50_000)
         rows: list[str] = []
         for number in range((last - first).days + 1):
             day = first + timedelta(days=number)
             bar = await asyncio.to_thread(self._bar, info["ticker"], day)
             if bar:
-                bar = self._as_traded(info["ticker"], bar, day, _adjusted(request))
+                bar = self._corporate.as_traded(info["ticker"], bar, day, _adjusted(request))
                 rows.append(bar_json(bar, session_start_ms(day)))
         if request.query.get("sort") == "desc":
             rows.reverse()
@@ -246,97 +239,18 @@ class RestApi:
             wanted = set(asked.split(","))
             rows = [row for row in rows if row.ticker in wanted]
         day = new_york(self._data.now_ms).date() - timedelta(days=1)
-        limit = _limit(request, 100, _MAX_LIMIT)
-        begin = _cursor(request)
+        limit = limit_of(request, 100, _MAX_LIMIT)
+        begin = cursor_of(request)
         results = [
             {
                 "effective_date": day.isoformat(),
-                "free_float": self._shares_before(row.ticker, row.free_float, day),
+                "free_float": self._corporate.shares_before(row.ticker, row.free_float, day),
                 "free_float_percent": round(row.free_float / row.shares * 100, 2),
                 "ticker": row.ticker,
             }
             for row in rows[begin : begin + limit]
         ]
-        return _paged(request, results, begin + limit if begin + limit < len(rows) else 0)
-
-    def _shares_before(self, ticker: str, shares: int, day: date) -> int:
-        """Shares of today as they were counted at the end of a day."""
-        for split in self._data.splits():
-            if split.ticker == ticker and split.execution_date > day:
-                shares = shares * split.split_from // split.split_to
-        return shares
-
-    async def _splits(self, request: web.Request) -> web.Response:
-        query = request.query
-        rows = self._data.splits()
-        asked = query.get("ticker") or query.get("ticker.any_of", "")
-        if asked:
-            rows = [row for row in rows if row.ticker in asked.split(",")]
-        try:
-            if "execution_date.gte" in query:
-                first = date.fromisoformat(query["execution_date.gte"])
-                rows = [row for row in rows if row.execution_date >= first]
-            if "execution_date.lte" in query:
-                last = date.fromisoformat(query["execution_date.lte"])
-                rows = [row for row in rows if row.execution_date <= last]
-        except ValueError:
-            return _error(400, "Could not parse execution_date; use YYYY-MM-DD")
-        rows = sorted(rows, key=lambda row: row.execution_date, reverse=True)
-        results = [
-            {
-                "id": f"sim-{row.ticker}-{row.execution_date}",
-                "ticker": row.ticker,
-                "execution_date": row.execution_date.isoformat(),
-                "split_from": row.split_from,
-                "split_to": row.split_to,
-                "adjustment_type": "reverse_split" if row.split_from > row.split_to else "forward_split",
-            }
-            for row in rows
-        ]
-        limit, begin = _limit(request, 100, _MAX_LIMIT), _cursor(request)
-        page = results[begin : begin + limit]
-        return _paged(request, page, begin + limit if begin + limit < len(results) else 0)
-
-    async def _short_interest(self, request: web.Request) -> web.Response:
-        """Made up from the float: the same for each date, whenever asked; half-monthly."""
-        one = self._data.details(request.query.get("ticker", ""))
-        today = new_york(self._data.now_ms).date()
-        rows = []
-        if one is not None:
-            for place, day in enumerate(settlement_days(today, 24)):
-                short = one.shares * (3 + (place * 7) % 5) // 100
-                average = max(1, one.shares // 200)
-                rows.append(
-                    {
-                        "ticker": one.ticker,
-                        "settlement_date": day.isoformat(),
-                        "short_interest": short,
-                        "avg_daily_volume": average,
-                        "days_to_cover": round(short / average, 2),
-                    }
-                )
-        return _paged(request, rows[: _limit(request, 10, _MAX_LIMIT)], 0)
-
-    async def _short_volume(self, request: web.Request) -> web.Response:
-        """A share of each session's volume."""
-        ticker = request.query.get("ticker", "")
-        rows = []
-        day = new_york(self._data.now_ms).date()
-        for session in sessions_before(day, _limit(request, 10, 60)):
-            bar = await asyncio.to_thread(self._bar, ticker, session)
-            if bar:
-                total = int(bar.volume * 0.45)
-                short = total * (40 + session.day % 20) // 100
-                rows.append(
-                    {
-                        "ticker": ticker,
-                        "date": session.isoformat(),
-                        "total_volume": total,
-                        "short_volume": short,
-                        "short_volume_ratio": round(short / total * 100, 2) if total else 0,
-                    }
-                )
-        return _paged(request, rows, 0)
+        return paged(request, results, begin + limit if begin + limit < len(rows) else 0)
 
     async def _conditions(self, request: web.Request) -> web.Response:
         rows = condition_rows()
@@ -344,13 +258,13 @@ class RestApi:
             rows = []
         if request.query.get("data_type", "trade") != "trade":
             rows = []
-        limit, begin = _limit(request, 10, 1_000), _cursor(request)
-        return _paged(request, rows[begin : begin + limit], begin + limit if begin + limit < len(rows) else 0)
+        limit, begin = limit_of(request, 10, 1_000), cursor_of(request)
+        return paged(request, rows[begin : begin + limit], begin + limit if begin + limit < len(rows) else 0)
 
     async def _ticker(self, request: web.Request) -> web.Response:
         one = self._data.details(request.match_info["ticker"])
         if one is None:
-            return _error(404, "Ticker not found.", status="NOT_FOUND")
+            return error(404, "Ticker not found.", status="NOT_FOUND")
         results = {
             "ticker": one.ticker,
             "name": one.name,
@@ -364,7 +278,7 @@ class RestApi:
             "share_class_shares_outstanding": one.shares,
             "weighted_shares_outstanding": one.shares,
         }
-        return _json({"request_id": _REQUEST_ID, "results": results, "status": "OK"})
+        return json_answer({"request_id": REQUEST_ID, "results": results, "status": "OK"})
 
     async def _news(self, request: web.Request) -> web.Response:
         query = request.query
@@ -377,10 +291,10 @@ class RestApi:
                     bound = _moment_ms(query[f"published_utc{name}"])
                     rows = [row for row in rows if keep(row.published_ms, bound)]
         except ValueError:
-            return _error(400, "Could not parse published_utc; use YYYY-MM-DD or RFC 3339")
+            return error(400, "Could not parse published_utc; use YYYY-MM-DD or RFC 3339")
         if query.get("order", "desc") != "asc":
             rows = rows[::-1]
-        limit, begin = _limit(request, 10, 1_000), _cursor(request)
+        limit, begin = limit_of(request, 10, 1_000), cursor_of(request)
         results = [
             {
                 "id": row.id,
@@ -395,7 +309,7 @@ class RestApi:
             }
             for row in rows[begin : begin + limit]
         ]
-        return _paged(request, results, begin + limit if begin + limit < len(rows) else 0)
+        return paged(request, results, begin + limit if begin + limit < len(rows) else 0)
 
 
 _BOUNDS: dict[str, Callable[[int, int], bool]] = {
@@ -420,30 +334,6 @@ def _day(text: str) -> date:
     return new_york(int(text)).date() if text.isdigit() else date.fromisoformat(text)
 
 
-def _limit(request: web.Request, default: int, most: int) -> int:
-    text = request.query.get("limit", "")
-    return min(max(1, int(text)), most) if text.isdigit() else default
-
-
-def _cursor(request: web.Request) -> int:
-    text = request.query.get("cursor", "")
-    return int(text) if text.isdigit() and len(text) < 10 else 0
-
-
-def _paged(request: web.Request, results: list[Any], following: int) -> web.Response:
-    """A page of results; `next_url` comes without the key, which the client attaches again."""
-    answer: dict[str, Any] = {
-        "status": "OK",
-        "request_id": _REQUEST_ID,
-        "count": len(results),
-        "results": results,
-    }
-    if following:
-        query = {name: value for name, value in request.query.items() if name != "apiKey"}
-        answer["next_url"] = str(request.url.with_query({**query, "cursor": str(following)}))
-    return _json(answer)
-
-
 def _adjusted(request: web.Request) -> bool:
     return request.query.get("adjusted", "true") != "false"
 
@@ -451,22 +341,9 @@ def _adjusted(request: web.Request) -> bool:
 def _bars_body(ticker: str, rows: list[str]) -> web.Response:
     results = f'"results":[{",".join(rows)}],' if rows else ""
     name = msgspec.json.encode(ticker).decode()  # comes from the address
-    return _body(
+    return body_answer(
         (
             f'{{"ticker":{name},"queryCount":{len(rows)},"resultsCount":{len(rows)},"adjusted":true,{results}'
-            f'"status":"OK","request_id":"{_REQUEST_ID}","count":{len(rows)}}}'
+            f'"status":"OK","request_id":"{REQUEST_ID}","count":{len(rows)}}}'
         ).encode()
     )
-
-
-def _body(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")
-
-
-def _json(value: Any) -> web.Response:
-    return _body(msgspec.json.encode(value))
-
-
-def _error(code: int, text: str, status: str = "ERROR") -> web.Response:
-    body = {"status": status, "request_id": _REQUEST_ID, "error" if code != 404 else "message": text}
-    return web.Response(status=code, body=msgspec.json.encode(body), content_type="application/json")
