@@ -3,8 +3,8 @@
 The provider sends a trade again now and then, within a frame or after a while; its sequence number is
 neither unique nor rising, so only (symbol, exchange, trade id, tape, TRF) tells. Keeping those for every
 trade would take gigabytes a day. Kept are 64-bit hashes of the market's last trades, in two sets: about 80
-bytes a trade, 22 MB at most. Two different trades are taken for one with a probability of a quarter of a million /
-2**64 a trade: once in two thousand years of a hundred million trades a day.
+bytes a trade, 22 MB at most. Two different trades are taken for one with a probability of a quarter of a
+million / 2**64 a trade: once in two thousand years of a hundred million trades a day.
 
 A whole batch is looked up in one call of C: one by one, each trade waited for the memory alone, and that
 took twice as long.
@@ -59,10 +59,14 @@ class Seen:
                 ),
             )
         )
-        new = set(hashes)
-        if len(new) < len(hashes) or not (self._newer.isdisjoint(new) and self._older.isdisjoint(new)):
+        newer = self._newer
+        if not (newer.isdisjoint(hashes) and self._older.isdisjoint(hashes)):
             return self._sort_out(trades)
-        self._newer |= new
+        before = len(newer)
+        newer.update(hashes)
+        if len(newer) - before < len(hashes):  # a repeat within the batch: which is it?
+            newer.difference_update(hashes)
+            return self._sort_out(trades)
         self._forget_oldest(len(hashes))
         return trades, []
 
