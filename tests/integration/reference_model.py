@@ -87,6 +87,7 @@ class Model:
         self.alerts: list[dict[str, Any]] = []
         self.counts: dict[str, int] = defaultdict(int)
         self.late = 0  # bars older than the newest of their symbol
+        self.missed_ms = (0, 0)  # starts of the first and the newest bar that was missed
         self.again = 0  # newest bars sent again
 
     def feed(self, events: list[dict[str, Any]]) -> None:
@@ -103,6 +104,16 @@ class Model:
     def restart(self) -> None:
         """The platform is killed and started again: what no journal and no snapshot holds is gone."""
         self.trades.lose_windows()
+
+    def miss(self, events: list[dict[str, Any]]) -> None:
+        """A frame that was never sent: its bars come by REST afterwards, and are no news."""
+        said = list(self.alerts)
+        for event in events:
+            if event["ev"] in ("A", "AM"):
+                self.missed_ms = self.missed_ms[0] or event["s"], max(self.missed_ms[1], event["s"])
+                self.clock.hear(event["sym"], event["s"])
+                self._bar(event)
+        self.alerts = said
 
     def _bar(self, bar: dict[str, Any]) -> None:
         symbol = self.symbols[bar["sym"]]

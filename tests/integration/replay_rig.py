@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -201,6 +202,26 @@ async def processed(session: aiohttp.ClientSession, process: Process, total: int
                 if done >= total and answer.status == 200:
                     return accounting
             await asyncio.sleep(0.1)
+
+
+async def kept(process: Process, total: int) -> None:
+    """Until a platform has processed that many events and written a snapshot that was begun afterwards."""
+    metrics = f"http://127.0.0.1:{process.ports['metrics']}/metrics"
+
+    async with aiohttp.ClientSession() as session:
+
+        async def snapshots() -> float:
+            async with session.get(metrics) as answer:
+                text = await answer.text()
+            return float(re.findall(r"^mdp_snapshots_total(?:{[^}]*})? (\S+)$", text, re.MULTILINE)[0])
+
+        await processed(session, process, total)
+        enough = await snapshots() + 2  # one may be under way
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                if await snapshots() >= enough:
+                    return
+                await asyncio.sleep(0.1)
 
 
 def replayed(folder: Path, path: Path) -> Answers:
