@@ -12,7 +12,7 @@ publish it under the entry point group `mdp.analyzers` and use its short name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from typing import Any, ClassVar, Protocol
 
 from mdp.analyzers.state import Market
@@ -97,6 +97,9 @@ class Analyzer:
 
         What follows from them is true, and no news.
         """
+
+    def on_repaired(self, symbols: Collection[str]) -> None:
+        """What `market.trust` says of these symbols changed, or their day's volume: after an outage."""
 
     def flush(self) -> Iterator[None] | None:
         """Publish what is due. A generator does it in steps and gives the loop back at each `yield`."""

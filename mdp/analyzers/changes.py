@@ -34,7 +34,10 @@ class Changes:
             self._touched.update([state.symbol for _, state, _, _ in self._market.notable])
 
     def touch(self, symbols: Iterable[str]) -> None:
-        """Take note of symbols that changed otherwise."""
+        """Take note of symbols whose values changed otherwise: they are published, whatever was before."""
+        symbols = list(symbols)
+        for symbol in symbols:
+            self._seen.pop(symbol, None)
         if self._interest.all:
             self._touched.update(symbols)
 

@@ -8,7 +8,7 @@ journaled before an alert leaves, so that after a kill nothing is announced twic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, ClassVar
 
 import msgspec
@@ -57,6 +57,7 @@ class Alert(QuoteRow, gc=False, kw_only=True):
     previous: Number  # the extreme it broke
     timestamp: float  # of the bar, in epoch SECONDS: existing clients expect it so
     note: str  # which earlier session's extreme it broke, too; empty where none
+    uncertain_since: Number | None  # ms: a more extreme one since then may have been missed
 
 
 class DailyRange(Analyzer):
@@ -109,6 +110,9 @@ class DailyRange(Analyzer):
         self._journal()
         self._changes.touch(state.symbol for _, state, _, _ in market.notable)
 
+    def on_repaired(self, symbols: Collection[str]) -> None:
+        self._changes.touch(symbols)
+
     def _refill(self, state: SymbolState, bar: Aggregate, at: int) -> None:
         """A bar that was missed, perhaps the first of its session that we know."""
         if state.range is None:
@@ -142,7 +146,10 @@ class DailyRange(Analyzer):
             yield
 
     def payload(self, symbol: str) -> dict[str, Any] | None:
-        """The enriched quote with the six extremes, null where a session has none."""
+        """The enriched quote with the six extremes, null where a session has none.
+
+        And since when they may be wrong because data was lost, null where they are not.
+        """
         state = self.market.symbols.get(symbol)
         row = quote_of(self.market, symbol)
         if state is None or state.range is None or row is None:
@@ -151,6 +158,7 @@ class DailyRange(Analyzer):
         value["pre_market_high"], value["pre_market_low"] = _session_range(state, 0)
         value["regular_session_high"], value["regular_session_low"] = _session_range(state, 1)
         value["after_hours_high"], value["after_hours_low"] = _session_range(state, 2)
+        value["uncertain_since"] = self.market.trust.uncertain_since(symbol)
         return value
 
     def _session_index(self, ms: Number) -> int:
@@ -257,6 +265,7 @@ class DailyRange(Analyzer):
             previous=previous,
             timestamp=bar.start_timestamp / 1000,
             note=_note(state, side, price),
+            uncertain_since=self.market.trust.uncertain_since(state.symbol),
         )
         self.out.emit(HOD_ALERT if side == _HIGH else LOD_ALERT, "", alert, journal=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -65,6 +65,9 @@ class EnrichedQuote(Analyzer):
 
     def on_refill(self) -> None:
         self._changes.touch(state.symbol for _, state, _, _ in self.market.notable)
+
+    def on_repaired(self, symbols: Collection[str]) -> None:
+        self._changes.touch(symbols)
 
     def flush(self) -> Iterator[None]:
         self._sample()

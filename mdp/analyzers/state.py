@@ -7,12 +7,13 @@ and alerts read it. Numbers follow `docs/feeds.md`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
 from mdp.analyzers import price_history
+from mdp.analyzers.trust import Trust
 from mdp.events import Aggregate, Number
 from mdp.feeds import is_symbol
 from mdp.sessions import CLOSED, MarketClock, TradingDay
@@ -146,8 +147,7 @@ class Market:
         self.revision = 0  # grows whenever a row may have changed
         self.referred = 0  # grows when reference values came
         self.losses = 0  # grows when data was lost
-        self._lost_ms: float = 0  # market time up to which any symbol's data may be missing
-        self._lost: dict[str, float] = {}  # the same of single symbols
+        self.trust = Trust(max_symbols)  # what may be missing of today's data
         #: Of symbols that have no reference values; says whether they may still come.
         self.unreferenced: Any = NO_REFERENCE
         self.trades: Any = None  # the `TradeLedger`, where an analyzer of trades runs
@@ -165,8 +165,7 @@ class Market:
     def start_day(self) -> None:
         """A trading day began: forget yesterday's symbols."""
         self.symbols.clear()
-        self._lost_ms = 0
-        self._lost.clear()
+        self.trust.clear()
         self.notable = []
         self.revision += 1
 
@@ -394,24 +393,39 @@ class Market:
             (0, 0) if history is None or day is None else history.expected_at(symbol, now_ms - day.start_ms)
         )
 
-    def lose(self, symbols: Iterable[str] | None = None) -> None:
-        """Note that data was lost at this moment of the market.
+    def lose(self, symbols: Iterable[str] | None = None, *, since_ms: float | None = None) -> int:
+        """Note that data was lost at this moment of the market; returns the loss's number (`Trust`).
 
         Args:
             symbols: Whose; None: it may have been any symbol's.
+            since_ms: Market time from which on data may be missing; None: now.
         """
-        now_ms = self.clock.now_ms
-        if symbols is None or len(self._lost) > self.max_symbols:
-            self._lost_ms = now_ms
-            self._lost.clear()
-        else:
-            self._lost.update(dict.fromkeys(symbols, now_ms))
         self.losses += 1
         self.revision += 1
+        return self.trust.lose(self.clock.now_ms, symbols, since_ms)
 
     def is_stale(self, symbol: str, start: Number) -> bool:
         """Whether something may have been lost of a symbol since its newest bar, which starts at `start`."""
-        return start <= self._lost_ms or (bool(self._lost) and start <= self._lost.get(symbol, 0))
+        trust = self.trust
+        return start <= trust.newest_ms and trust.is_stale(symbol, start)
+
+    def raise_volumes(self, volumes: Mapping[str, Number]) -> list[str]:
+        """Take the day's volumes as the provider counts them; returns the symbols that they changed.
+
+        For symbols of which something is missing since their newest bar: a live one brings its own.
+        """
+        changed = []
+        for symbol, volume in volumes.items():
+            state = self.symbols.get(symbol)
+            if (
+                state is not None
+                and volume > state.accumulated_volume
+                and self.is_stale(symbol, state.start)
+            ):
+                state.accumulated_volume = volume
+                changed.append(symbol)
+        self.revision += bool(changed)
+        return changed
 
     def refer(self, rows: Any) -> None:
         """Take reference values: a mapping from symbol to `Reference`."""

@@ -7,6 +7,7 @@ its queue, and lets their results leave. Synchronous; knows nothing of sockets, 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
@@ -121,6 +122,24 @@ class Engine:
         self.market.refill(bars)
         for guard in self.guards:
             guard.call("on_refill", guard.analyzer.on_refill)
+        self.results.commit()
+
+    def repaired(self, symbols: Collection[str], number: int) -> None:
+        """Nothing of these symbols is missing any more of the losses up to `number`. Never raises."""
+        for symbol in symbols:
+            self.market.trust.repaired(symbol, number)
+        self.market.revision += 1
+        self._tell_repaired(symbols)
+
+    def raise_volumes(self, volumes: Mapping[str, float]) -> None:
+        """Take the day's volumes of symbols that may have lost some (`Market.raise_volumes`). Never raises."""
+        changed = self.market.raise_volumes(volumes)
+        if changed:
+            self._tell_repaired(changed)
+
+    def _tell_repaired(self, symbols: Collection[str]) -> None:
+        for guard in self.guards:
+            guard.call("on_repaired", lambda guard=guard: guard.analyzer.on_repaired(symbols))  # type: ignore[misc]
         self.results.commit()
 
     def rewind(self, now_ms: float) -> None:

@@ -37,7 +37,7 @@ def test_an_alert_has_the_contracts_fields() -> None:
     quote = rig.get("quote:AAA")
     assert alert == quote | {
         "session": "pre_market", "direction": "high", "price": 10.5, "previous": 10,
-        "timestamp": PRE / 1000 + 1, "note": "",
+        "timestamp": PRE / 1000 + 1, "note": "", "uncertain_since": None,
     }  # fmt: skip
     assert rig.get("daily_range_hod_alert") == [alert]
     assert rig.get("daily_range_lod_alert") == []
