@@ -48,6 +48,7 @@ class Endpoints:
     Attributes:
         calls: Requests that were answered or given up.
         splits: Filled by `learn_splits`.
+        by_snapshot: Symbols whose previous day is the snapshot's.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Endpoints:
     ) -> None:
         self.calls = 0
         self.splits = Splits(day)
+        self.by_snapshot: set[str] = set()
         self._rest, self._table, self._day, self._step = rest, table, day, step
         self._otc = {"include_otc": "true"} if include_otc else {}
         self._reading = asyncio.Lock()
@@ -139,6 +141,7 @@ class Endpoints:
                     row = self._table.row(symbol, self._snapshot)
                     if row is not None and not row.prev_day_close:
                         row.take_bar(bar)
+                        self.by_snapshot.add(symbol)
                         changed[symbol] = row
                 self._table.notify(changed)
             await asyncio.sleep(0)
@@ -212,6 +215,7 @@ class Endpoints:
                 bar = checks.bar(item)
                 if bar is not None and (row := self._table.row(symbol, checks)) is not None:
                     row.take_bar(bar, splits.ratio(symbol, day))
+                    self.by_snapshot.discard(symbol)
                     changed[symbol] = row
             self._table.notify(changed)
         return found

@@ -34,6 +34,7 @@ class Latecomers:
     Attributes:
         asked: Symbols asked for so far.
         failed: Batches that could not be had.
+        answered: Symbol -> when it was answered, wall clock (ms), of those of the trading day.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Latecomers:
         self._nothing: dict[str, float] = {}  # symbol without any value -> when to ask again
         self._not_before = 0.0
         self._task: asyncio.Task[None] | None = None
+        self.answered: dict[str, int] = {}
         self.asked = 0
         self.failed = 0
 
@@ -58,6 +60,7 @@ class Latecomers:
             self._task = None
         self._book = book
         self._nothing.clear()
+        self.answered.clear()
         self._not_before = 0.0
 
     def look(self) -> None:
@@ -117,6 +120,7 @@ class Latecomers:
         self, book: Warmup, found: Mapping[str, ReferenceRow | None], floats: Mapping[str, float]
     ) -> None:
         changed: dict[str, ReferenceRow] = {}
+        now_ms = time.time_ns() // 1_000_000
         for symbol, bars in found.items():
             row = book.row(symbol)
             if row is None:  # too many
@@ -127,6 +131,7 @@ class Latecomers:
                         setattr(row, field, getattr(bars, field))
             row.free_float = floats.get(symbol, row.free_float)
             row.pending = ()
+            self.answered[symbol] = now_ms
             changed[symbol] = row
             if bars is None and not row.free_float:
                 self._nothing[symbol] = self._clock() + NOTHING_SECONDS

@@ -45,7 +45,7 @@ FIRST_LOOK_SECONDS = 0.1  # while the trading day is not known
 #: No closing lasts longer. A provider's clock further away than that from the events' belongs to another
 #: time than the events do: a replay with the reference values of a live provider.
 REPLAY_MS = 6 * 86_400_000
-DUMP_VERSION = 2
+DUMP_VERSION = 3
 
 OnSwap = Callable[[Mapping[str, ReferenceRow]], None]
 OnUnknown = Callable[[tuple[str, ...]], None]
@@ -219,6 +219,11 @@ class Reference:
         return self._current.day if self._current is not None else None
 
     @property
+    def book(self) -> Warmup | None:
+        """The trading day's values and how they were fetched; None until the day is known."""
+        return self._current
+
+    @property
     def rows(self) -> dict[str, ReferenceRow]:
         """symbol -> its values; rows are changed in place, and replaced on a new trading day."""
         return self._current.rows if self._current is not None else {}
@@ -284,7 +289,7 @@ class Reference:
                     rows |= msgspec.convert(part, dict[str, ReferenceRow])
                 book = self._warmup(date.fromisoformat(dumped))
                 book.restore(
-                    msgspec.convert(done, list[SourceName]),
+                    msgspec.convert(done, dict[SourceName, int | None]),
                     int(sessions),
                     msgspec.convert(splits, list[tuple[str, str, float]]),
                     rows,

@@ -13,7 +13,8 @@ the next round. No step of it holds the loop for long.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import date
 from typing import Any, Literal
@@ -68,6 +69,7 @@ class Source(msgspec.Struct):
 
     state: str = "wanted"
     detail: str = ""
+    fetched_ms: int | None = None  # wall clock of its last answer
 
     @property
     def answered(self) -> bool:
@@ -161,6 +163,21 @@ class Warmup:
         return fields + FLOAT if self.sources["float"].state != "absent" else fields
 
     @property
+    def previous(self) -> date:
+        """The session before the day: the newest that had any trading, where that is known already."""
+        return self._volumes.previous or sessions_before(self.day, 1, self._calendar)[0]
+
+    @property
+    def by_snapshot(self) -> set[str]:
+        """Symbols whose previous day is the snapshot's."""
+        return self._endpoints.by_snapshot
+
+    @property
+    def adjusted_by_provider(self) -> bool:
+        """Whether sessions were adjusted for splits by the provider, because they were not known here."""
+        return self._left_to_provider
+
+    @property
     def splits(self) -> Splits | None:
         """The splits up to the day; None while they are not known."""
         return self._endpoints.splits if self.sources["splits"].state == "done" else None
@@ -182,7 +199,7 @@ class Warmup:
 
     def dump(self, version: int) -> Iterator[list[Any]]:
         """A head and then the rows, 500 at most in a record."""
-        done = [name for name, source in self.sources.items() if source.state == "done"]
+        done = {name: one.fetched_ms for name, one in self.sources.items() if one.state == "done"}
         splits = self._endpoints.splits.dump()
         yield ["head", version, self.day.isoformat(), done, self.sessions, splits]
         for part in slices(self.rows, NOTIFY_ROWS):
@@ -199,15 +216,15 @@ class Warmup:
 
     def restore(
         self,
-        done: list[SourceName],
+        done: Mapping[SourceName, int | None],
         sessions: int,
         splits: list[tuple[str, str, float]],
         rows: dict[str, ReferenceRow],
     ) -> None:
-        """Take back what a dump held."""
+        """Take back what a dump held; `done` says when each source that was done had answered."""
         self.restored = True
-        for name in done:
-            self.sources[name].state = "done"
+        for name, fetched_ms in done.items():
+            self.sources[name].state, self.sources[name].fetched_ms = "done", fetched_ms
         self._restored_sessions = sessions if "sessions" in done else 0
         if "splits" in done:
             self._endpoints.splits.restore(splits)
@@ -400,6 +417,7 @@ class Warmup:
         source.state, source.detail = "wanted", ""
         try:
             yield source
+            source.fetched_ms = time.time_ns() // 1_000_000
         except (RestError, BodyError) as exc:
             self._fail(source, exc)
         except Exception as exc:  # a fault of ours, or of an odd answer: no reason to lose the others
