@@ -19,6 +19,7 @@ from mdp.admin.server import AdminServer
 from mdp.analyzers.base import Analyzer
 from mdp.analyzers.state import Market
 from mdp.analyzers.trade_ledger import TradeLedger
+from mdp.analyzers.volume_recorder import VolumeRecorder
 from mdp.cache.conditions import Conditions
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.cache.persistence import Store
@@ -45,6 +46,8 @@ from mdp.processor.pace import Pace
 from mdp.processor.reference_swap import ReferenceSwap
 from mdp.processor.results import Results
 from mdp.processor.rewind import RewindWatch
+from mdp.processor.volume_files import VolumeFiles
+from mdp.processor.volume_stage import VolumeStage
 from mdp.processor.worker import Processor
 from mdp.queues.base import Batch, Queue
 from mdp.queues.memory import MemoryQueue
@@ -100,9 +103,13 @@ class App:
         self.calendar = ExchangeCalendar(every_day=massive.market in _ALWAYS_OPEN)
         self.market.clock.use(self.calendar)
         swap = ReferenceSwap(self.market, self.results, lambda day: self.reference.enter(day))
-        self.engine = Engine(
-            self.market, self.results, [swap, *self._analyzers()], max_failures=config.processor.max_failures
-        )
+        analyzers = [swap, *self._analyzers()]
+        recorder: VolumeRecorder | None = None
+        if config.cache.history_path:
+            recorder = VolumeRecorder(self.market, self.results)
+            recorder.missed = lambda ms: self.listener.gaps.missing(ms)
+            analyzers.append(recorder)
+        self.engine = Engine(self.market, self.results, analyzers, max_failures=config.processor.max_failures)
         self.queues: dict[str, Queue] = {
             name: MemoryQueue(
                 name,
@@ -167,6 +174,16 @@ class App:
                 extra_dump=self.reference.dump,
                 extra_load=self.reference.load,
             )
+        self.volumes: VolumeStage | None = None
+        if recorder is not None:
+            self.volumes = VolumeStage(
+                recorder,
+                VolumeFiles(
+                    config.cache.history_path, massive.feed, massive.market, keep=config.cache.history_days
+                ),
+                days=config.cache.history_days,
+                server_ms=self.market_status.server_now_ms,
+            )
         self.scanner = ScannerStage(
             self.bus, self.results, self._scanners(), max_failures=config.processor.max_failures
         )
@@ -208,6 +225,8 @@ class App:
         yield self.market_status
         if self.keeper is not None:
             yield self.keeper
+        if self.volumes is not None:
+            yield self.volumes
         yield self.scanner
         yield self.status_feed
         yield self.processor

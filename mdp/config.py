@@ -129,6 +129,8 @@ class CacheConfig(Section, kw_only=True, forbid_unknown_fields=True):
     url: str = "redis://127.0.0.1:6379/0"
     snapshot_path: str = "var/mdp.snapshot"  # empty: keep nothing over a restart
     snapshot_seconds: float = 30.0
+    history_path: str = "var/history"  # folder of recorded volumes by time of day; empty: off
+    history_days: int = 30  # that a usual volume rests on, and that are kept
 
 
 class WdsConfig(Section, kw_only=True, forbid_unknown_fields=True):

@@ -186,6 +186,7 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
     "cache.backend": _MEMORY_ONLY,
     "cache.url": Rule(_is_redis_url, 'a URL such as "redis://127.0.0.1:6379/0"'),
     "cache.snapshot_seconds": _SECONDS,
+    "cache.history_days": _whole(1, 255),
     "wds.host": _HOST,
     "wds.port": _PORT,
     "wds.api_keys": _each(

@@ -110,5 +110,5 @@ def configured(config: Config, port: int) -> Config:
         api_key="demo",
         api_key_file="",
     )
-    cache = msgspec.structs.replace(config.cache, snapshot_path="")
+    cache = msgspec.structs.replace(config.cache, snapshot_path="", history_path="")
     return msgspec.structs.replace(config, massive=massive, cache=cache)

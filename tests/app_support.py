@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 20.0  # bound of a wait that should end at once; only a faili
 SECRET = "a-key-nobody-may-see"
 
 
-def config_for(port: int, *, snapshot_path: str = "", **massive: Any) -> Config:
+def config_for(port: int, *, snapshot_path: str = "", history_path: str = "", **massive: Any) -> Config:
     """All ports free, the feed a simulator on loopback."""
     return Config(
         massive=MassiveConfig(
@@ -37,7 +37,7 @@ def config_for(port: int, *, snapshot_path: str = "", **massive: Any) -> Config:
             api_key=SECRET,
             **{"backoff_max_seconds": 0.2, "stable_seconds": 0.1, **massive},
         ),
-        cache=CacheConfig(snapshot_path=snapshot_path),
+        cache=CacheConfig(snapshot_path=snapshot_path, history_path=history_path),
         wds=WdsConfig(port=0),
         scp=ScpConfig(port=0),
         metrics=MetricsConfig(port=0),

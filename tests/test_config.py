@@ -324,6 +324,8 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("log.level", "loud"),
     ("log.format", "xml"),
     ("cache.snapshot_path", "a\nb"),
+    ("cache.history_path", "a\nb"),
+    *[("cache.history_days", bad) for bad in (0, 256)],
 ]
 
 
@@ -357,6 +359,8 @@ GOOD_VALUES: list[tuple[str, Any]] = [
     ("processor.analyzers", ["my.package:Thing", "raw_feeds"]),
     *[("cache.url", good) for good in ("rediss://u:p@h:1/2", "unix:///run/redis.sock", "redis://[::1]:6379")],
     ("cache.snapshot_path", ""),
+    ("cache.history_path", ""),
+    ("cache.history_days", 1),
     *[("wds.host", good) for good in ("::1", "localhost", "127.0.0.2")],
     ("wds.allowed_origins", ["https://a.example", "http://localhost:3000"]),
     ("log.level", "debug"),
@@ -625,7 +629,7 @@ def test_config_toml_documents_every_key_with_its_default() -> None:
 
 def test_every_key_has_a_rule_or_needs_none() -> None:
     """A new setting without a limit is a decision, not an oversight."""
-    free = {"massive.api_key_file", "cache.snapshot_path"}
+    free = {"massive.api_key_file", "cache.snapshot_path", "cache.history_path"}
     unruled = {key for key, kind in KEYS.items() if key not in RULES and kind is not bool}
     assert unruled == free
     assert set(RULES) <= set(KEYS)

@@ -74,7 +74,7 @@ def test_the_configuration_points_to_the_simulator_and_keeps_nothing() -> None:
     """Only what a demo needs is changed; a real key neither leaves for it nor stays in use."""
     before = Config(
         massive=MassiveConfig(api_key="a-real-key", api_key_file="/a/file", subscriptions=["T.*"]),
-        cache=CacheConfig(snapshot_path="somewhere"),
+        cache=CacheConfig(snapshot_path="somewhere", history_path="elsewhere"),
         wds=WdsConfig(port=1234),
     )
 
@@ -87,5 +87,6 @@ def test_the_configuration_points_to_the_simulator_and_keeps_nothing() -> None:
     assert after.massive.api_key_file == ""
     assert after.massive.subscriptions == ["T.*"]
     assert after.cache.snapshot_path == ""
+    assert after.cache.history_path == ""
     assert after.wds.port == 1234
     assert before.massive.api_key == "a-real-key", "what was given is left alone"

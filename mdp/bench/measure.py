@@ -56,6 +56,7 @@ def configuration(ready: control.Ready, folder: Path) -> Config:
     config.massive.secure = False
     config.massive.api_key = "bench"
     config.cache.snapshot_path = str(folder / "mdp.snapshot")
+    config.cache.history_path = str(folder / "history")
     for section in (config.wds, config.scp, config.metrics, config.admin):
         section.port = 0
     return config

@@ -101,6 +101,19 @@ class GapLedger:
             ended.market_end_ms = self._market_ms()
         return ended
 
+    def missing(self, market_ms: float) -> bool:
+        """Whether an outage lasted at a market time, epoch milliseconds, as far as those are known."""
+        for gap in self._entries:
+            start = gap.market_start_ms
+            if start is None or market_ms < start:
+                continue
+            end = gap.market_end_ms
+            if end is None and gap.end_ms is not None:
+                end = start + gap.end_ms - gap.start_ms
+            if end is None or market_ms <= end:
+                return True
+        return False
+
     def entries(self) -> list[dict[str, Any]]:
         """What is kept, oldest first, as plain JSON values."""
         return [msgspec.to_builtins(gap) for gap in self._entries]

@@ -28,6 +28,7 @@ def show(app: App, metrics: Metrics) -> Histogram:
     _trades(app, metrics)
     _clients(app, metrics)
     _keeping(app, metrics)
+    _volumes(app, metrics)
     app.reference.register(metrics)
     return metrics.histogram(
         "mdp_feed_lag_seconds",
@@ -298,4 +299,31 @@ def _keeping(app: App, metrics: Metrics) -> None:
         "Failures to write the snapshot or the journal.",
         (),
         lambda: {(): float(keeper.store.errors)},
+    )
+
+
+def _volumes(app: App, metrics: Metrics) -> None:
+    volumes = app.volumes
+    if volumes is None:
+        return
+    metrics.gauges(
+        "mdp_volume_history_days",
+        "Recorded days that usual volumes by time of day rest on.",
+        (),
+        lambda: {(): float(len(volumes.recorder.history.days))},
+    )
+    metrics.gauges(
+        "mdp_volume_history_covered_slots",
+        "Five-minute slots of the present day that are recorded.",
+        (),
+        lambda: {(): float(volumes.recorder.covered)},
+    )
+    metrics.counters(
+        "mdp_volume_history_errors_total",
+        "Files of recorded volumes that could not be written, and that were found and could not be used.",
+        ("reason",),
+        lambda: {
+            ("not_written",): float(volumes.files.errors),
+            ("unusable",): float(volumes.files.unusable),
+        },
     )

@@ -113,3 +113,28 @@ def test_entries_are_plain_json() -> None:
     ledger = Times().ledger()
     ledger.open("stalled")
     assert json.loads(json.dumps(ledger.entries())) == ledger.entries()
+
+
+def test_a_market_time_within_an_outage_is_missing() -> None:
+    """From the last frame before it to the first one after; while it lasts, from then on."""
+    times = Times()
+    ledger = times.ledger()
+    ledger.open("aborted", silent_ms=300)  # 499,700 in market time
+    times.wall, times.market = 1_005_000, 505_000
+    assert ledger.missing(499_700)
+    assert ledger.missing(900_000)
+    ledger.close()
+
+    assert [ledger.missing(ms) for ms in (499_699, 499_700, 505_000, 505_001)] == [False, True, True, False]
+
+
+def test_an_outage_whose_end_in_market_time_is_unknown_lasts_as_long_as_on_the_wall() -> None:
+    """One whose begin is unknown cannot be placed."""
+    times = Times()
+    ledger = times.ledger()
+    ledger.open("aborted")
+    times.wall, times.market = 1_005_000, None
+    ledger.close()
+    ledger.open("refused")
+
+    assert [ledger.missing(ms) for ms in (500_000, 505_000, 505_001)] == [True, True, False]

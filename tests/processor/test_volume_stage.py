@@ -52,7 +52,7 @@ async def test_a_recorded_day_is_the_history_of_the_next(tmp_path: Path) -> None
     life = Life(tmp_path)
     life.every_slot("A", volume=10)
     await life.look()
-    assert len(life.recorder.history.days) == 0
+    assert not life.recorder.history.days
     life.next_day()
     await life.look()
 
@@ -147,7 +147,7 @@ async def test_a_day_that_begins_while_its_predecessors_are_loaded_gets_its_own(
     await asyncio.sleep(0)
     life.next_day()
     await looking
-    assert len(life.recorder.history.days) == 0
+    assert not life.recorder.history.days
 
     await life.look()
 
