@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import time
@@ -25,6 +24,7 @@ from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.cache.persistence import Store
 from mdp.cache.reference import Reference
 from mdp.cache.rest import RestClient
+from mdp.collector import Collector, spare_the_collector
 from mdp.config import Config
 from mdp.controls import AppControls
 from mdp.demo import Demo, DemoError, DemoOptions, configured
@@ -397,22 +397,11 @@ class App:
 
     async def _look_after(self) -> None:
         """Once a second, what belongs to no stage."""
+        collector = Collector(lambda: self.market.session)
         while True:
             await asyncio.sleep(1)
             self.rewind.look(self.market_status.current)
-
-
-def spare_the_collector() -> None:
-    """Keep the garbage collector from looking at everything several times a second.
-
-    To be called before the event loop starts: it takes 40 ms.
-
-    By its defaults it runs whenever 700 more lists exist than before, which is every batch of events,
-    and its full runs made steps of 20 ms. Nothing on the hot path is in a cycle: reference counts free it.
-    """
-    gc.collect()
-    gc.freeze()  # what was imported lives as long as the process
-    gc.set_threshold(50_000, 20, 20)
+            collector.look()
 
 
 def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:

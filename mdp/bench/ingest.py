@@ -9,11 +9,11 @@ import msgspec
 import uvloop
 from rich.console import Console
 
-from mdp.app import spare_the_collector
 from mdp.bench import options as checked
 from mdp.bench import report, suite
 from mdp.bench.options import IngestOptions
 from mdp.bench.process import BenchError
+from mdp.collector import spare_the_collector
 
 EXIT_FAILED = 1  # the accounting is not exact, or the bench could not measure
 EXIT_USAGE = 2

@@ -239,6 +239,7 @@ class _Run:
         guards = {guard.name: guard.failures for guard in app.engine.guards}
         result.checks += [Check(f"failures of the analyzer {name}", n, 0) for name, n in guards.items()]
         result.longest_lag_ms = self._probe.longest_ms
+        result.longest_work_ms = self._probe.longest_work_ms
         result.longest_stage, seconds = app.steps.longest()
         result.longest_step_ms = seconds * 1000
         result.rss_end_mb = rss_mb()

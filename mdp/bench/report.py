@@ -85,7 +85,10 @@ def figures(result: Result) -> list[tuple[str, str]]:
             f"the platform waited for a core {result.crowded:.0%} of the time",
         ),
         ("event-loop lag", _quantiles(result.lag_ms)),
-        ("longest lag, warm-up included", f"{result.longest_lag_ms:.1f} ms"),
+        (
+            "longest lag, warm-up included",
+            f"{result.longest_lag_ms:.1f} ms; at work {result.longest_work_ms:.1f} ms",
+        ),
         ("longest step of a stage", f"{result.longest_step_ms:.1f} ms ({result.longest_stage})"),
         (
             "RSS",

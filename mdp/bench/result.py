@@ -47,6 +47,7 @@ class Result(msgspec.Struct):
     clients: ClientFigures = msgspec.field(default_factory=ClientFigures)
     lag_ms: Quantiles = msgspec.field(default_factory=Quantiles)  # event loop, main phase
     longest_lag_ms: float = 0.0  # event loop, since the process began, warm-up included
+    longest_work_ms: float = 0.0  # of that, the longest that was the process's own work
     longest_step_ms: float = 0.0  # of one stage of the platform, by its own timers, warm-up included
     longest_stage: str = ""  # which
     sender_lateness_ms: Quantiles = msgspec.field(default_factory=Quantiles)

@@ -133,9 +133,10 @@ def latency_rows(result: Result) -> list[Row]:
         at_most("event-loop lag p99 in that run, ms", lag.p99, 10, note=f"  (p50 {lag.p50:.1f})"),
         at_most(
             "longest step, warm-up included, ms",
-            result.longest_step_ms,
+            result.longest_work_ms,
             20,
-            note=f"  ({result.longest_stage}; longest lag of the loop {result.longest_lag_ms:.1f})",
+            note=f"  (a turn of the loop, of its processor time; lag {result.longest_lag_ms:.1f}; longest"
+            f" step of a stage, by the clock: {result.longest_step_ms:.1f}, {result.longest_stage})",
         ),
     ]
 

@@ -68,6 +68,23 @@ async def test_the_probe_sees_a_blocked_loop() -> None:
     assert probe.quantiles().count > 0
 
 
+async def test_the_probe_tells_work_from_waiting_for_a_core() -> None:
+    """A turn that computes is all work; one in which somebody else had the core is not."""
+    probe = LagProbe()
+    probe.start()
+    await asyncio.sleep(0.02)
+    time.sleep(0.06)  # noqa: ASYNC251 (off the processor, as when the machine gives it away)
+    await asyncio.sleep(0.02)
+    assert probe.longest_ms >= 50
+    assert probe.longest_work_ms < 40
+    until = time.thread_time() + 0.06
+    while time.thread_time() < until:
+        pass
+    await asyncio.sleep(0.02)
+    probe.hold()
+    assert 50 <= probe.longest_work_ms <= probe.longest_ms
+
+
 async def test_a_held_probe_counts_nothing() -> None:
     """While the bench itself blocks the loop, the platform is not blamed."""
     probe = LagProbe()
