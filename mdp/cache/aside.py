@@ -28,6 +28,7 @@ from mdp.observability.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 MAX_ENTRIES = 20_000
+PATIENCE_SECONDS = 15.0
 #: Different questions under way at once. Those that wait hold next to nothing; more is somebody's attack.
 MAX_FLIGHTS = 2_000
 #: An expired value is better than none while the provider fails, up to this multiple of its time to live.
@@ -80,6 +81,7 @@ class CacheAside:
         rejected: Counts what is not used.
         row: The trading day's row of a symbol, None where there is none.
         day: The trading day and what belongs to it; None while it is not known.
+        patience_seconds: For which an asker waits; the fetch goes on.
         clock: Monotonic seconds.
 
     Attributes:
@@ -94,11 +96,13 @@ class CacheAside:
         row: Callable[[str], ReferenceRow | None] = lambda _symbol: None,
         day: Callable[[], Day | None] = lambda: None,
         max_entries: int = MAX_ENTRIES,
+        patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rest, self._rejected = rest, rejected
         self._row, self._day = row, day
         self._max_entries = max_entries
+        self._patience_seconds = patience_seconds
         self._clock = clock
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()  # the least recently used first
         self._flights: dict[_Key, asyncio.Task[Any]] = {}
@@ -218,12 +222,15 @@ class CacheAside:
             self._flights[key] = flight
             flight.add_done_callback(lambda task: self._landed(key, task))
         try:
-            # One who goes away must not take the answer from the others.
-            return await asyncio.shield(flight)
-        except RestError:
+            async with asyncio.timeout(self._patience_seconds):
+                # One who goes away must not take the answer from the others.
+                return await asyncio.shield(flight)
+        except (RestError, TimeoutError) as exc:
             if entry is not None and now < entry.worthless:
                 self._count(kind.name, "stale")
                 return entry.value
+            if isinstance(exc, TimeoutError):  # it goes on, and who asks later may find it
+                raise RestError(kind.path or kind.name, "no answer yet") from None
             raise
 
     def _landed(self, key: _Key, task: asyncio.Task[Any]) -> None:

@@ -158,6 +158,27 @@ async def test_what_cannot_be_had_is_an_error_and_is_not_kept(answer: Any) -> No
         assert await lookup.get("short_volume", "A") is None
 
 
+async def test_who_asks_waits_only_so_long_and_the_answer_is_there_later() -> None:
+    """A page is not held up by a slow provider, nor is the provider asked again."""
+    provider = Provider()
+    release = asyncio.Event()
+
+    async def late(_request: web.Request) -> Answer:
+        await release.wait()
+        return b'{"results":{"ticker":"A","name":"x"}}'
+
+    provider.answers["/"] = late
+    async with looking(provider, patience_seconds=0.05) as lookup:
+        with pytest.raises(RestError, match="no answer yet"):
+            await lookup.get("details", "A")
+        release.set()
+        async with asyncio.timeout(10):
+            while lookup.cache.peek("details", "A") is None:  # noqa: ASYNC110 - nobody is told of it
+                await asyncio.sleep(0.005)
+        assert (await lookup.get("details", "A")).name == "x"
+    assert len(provider.asked) == 1
+
+
 async def test_an_expired_value_is_better_than_none_while_the_provider_fails() -> None:
     """For some days; then it is an error."""
     provider = Provider()
