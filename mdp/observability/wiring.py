@@ -307,7 +307,7 @@ def _volumes(app: App, metrics: Metrics) -> None:
     if volumes is None:
         return
     metrics.gauges(
-        "mdp_volume_history_days",
+        "mdp_volume_history_sessions",
         "Recorded days that usual volumes by time of day rest on.",
         (),
         lambda: {(): float(len(volumes.recorder.history.days))},
