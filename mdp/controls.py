@@ -6,11 +6,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mdp import __version__
+from mdp.admin.controls import UnknownSymbolError
+from mdp.analyzers.explain import Origin, explain, lost_at
+from mdp.analyzers.halt_state import HaltState
+from mdp.analyzers.halts import Halts
+from mdp.cache.origin import OriginOf
 from mdp.config import ConfigError
 from mdp.listener.recorder import Recorder, RecorderError
+from mdp.sessions import TradingDay
 
 if TYPE_CHECKING:
     from mdp.app import App
+
+_MAX_GAPS = 50  # in one answer
 
 
 class AppControls:
@@ -50,6 +58,61 @@ class AppControls:
             }
             for guard in self._app.engine.guards
         ]
+
+    def explain(self, symbol: str) -> dict[str, Any]:
+        """See `Controls`. With `reference` (where its values came from) and `trust` (what was lost)."""
+        app = self._app
+        market = app.market
+        origin = OriginOf(app.reference, symbol)
+        answer = explain(
+            market,
+            symbol,
+            halt=self._halt(symbol),
+            origins=self._origins(origin),
+            split_ratio=origin.split_ratio,
+        )
+        if answer is None:
+            raise UnknownSymbolError(self._unknown(symbol))
+        fields = answer["fields"]
+        answer["reference"] = origin.describe()
+        answer["trust"] = {
+            "stale": fields["stale"]["value"] if fields else None,
+            "lost_at": lost_at(market, symbol) or None,
+            "pending": list(getattr(market.references.get(symbol, market.unreferenced), "pending", ())),
+            "feed_state": app.listener.state.value,
+            "gaps": _gaps_of(app.listener.gaps.entries(), market.clock.day),
+        }
+        return answer
+
+    def _halt(self, symbol: str) -> HaltState | None:
+        for guard in self._app.engine.guards:
+            if isinstance(guard.analyzer, Halts):
+                return guard.analyzer.known(symbol)
+        return None
+
+    def _origins(self, origin: OriginOf) -> dict[str, Origin]:
+        """With the time that the values are of: the end of the previous session."""
+        book = origin.book
+        if book is None:
+            return {}
+        ended = TradingDay.of(book.previous, self._app.calendar).close_ms
+        return {
+            field: Origin(source, fetched_ms, None if field in ("free_float", "pending") else ended)
+            for field, (source, fetched_ms) in origin.fields.items()
+        }
+
+    def _unknown(self, symbol: str) -> str:
+        market = self._app.market
+        upper = symbol.upper()
+        if upper != symbol and (upper in market.symbols or upper in market.references):
+            return f"nothing is known of {symbol!r}: symbols are case-sensitive, {upper!r} is known"
+        day = market.clock.day
+        if day is None:
+            return f"nothing is known of {symbol!r}: no event has come yet; GET /api/v1/status has the feed"
+        return (
+            f"nothing is known of {symbol!r} on trading day {day.day}: check its spelling, whether it traded "
+            "since 04:00 New York time, and the subscriptions of the feed (GET /api/v1/status)"
+        )
 
     async def feed_start(self) -> None:
         await self._app.listener.start_feed()
@@ -103,3 +166,16 @@ class AppControls:
             "dropped": counters.dropped,
             "error": recorder.error,
         }
+
+
+def _gaps_of(entries: list[dict[str, Any]], day: TradingDay | None) -> list[dict[str, Any]]:
+    """Outages that touch a trading day, the last ones; those whose market time is unknown may."""
+    if day is None:
+        return entries[-_MAX_GAPS:]
+    touching = [
+        gap
+        for gap in entries
+        if (gap.get("market_start_ms") or 0) < day.end_ms
+        and ((gap.get("market_end_ms") or day.start_ms) >= day.start_ms)
+    ]
+    return touching[-_MAX_GAPS:]

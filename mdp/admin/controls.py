@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 
+class UnknownSymbolError(Exception):
+    """Nothing is known of a symbol: one line that says what to check."""
+
+
 class Controls(Protocol):
     """The process as an operator sees it.
 
@@ -24,6 +28,13 @@ class Controls(Protocol):
 
     def analyzers(self) -> list[dict[str, Any]]:
         """Each analyzer with its counts and whether it is enabled."""
+
+    def explain(self, symbol: str) -> dict[str, Any]:
+        """Each number that is shown of a symbol with its rule, inputs, source and time.
+
+        Raises:
+            UnknownSymbolError: Nothing is known of it on this trading day.
+        """
 
     async def feed_start(self) -> None:
         """Connect to the provider; nothing happens when it is connected."""

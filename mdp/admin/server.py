@@ -10,9 +10,10 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from mdp.admin.controls import Controls
+from mdp.admin.controls import Controls, UnknownSymbolError
 from mdp.admin.guard import Guard, Refused
 from mdp.config import AdminConfig
+from mdp.feeds import is_symbol
 from mdp.observability.http import HttpServer
 from mdp.stage import Health
 
@@ -93,6 +94,7 @@ class AdminServer:
         self._get(app, "/gaps", "outages of the feed", lambda: {"gaps": controls.gaps()})
         self._get(app, "/queues", "accounting of each queue", controls.queues)
         self._get(app, "/analyzers", "what analyzers did", lambda: {"analyzers": controls.analyzers()})
+        self._add_explain(app)
         self._post(app, "/feed/start", "connect", Nothing, lambda _: controls.feed_start())
         self._post(app, "/feed/stop", "disconnect", Nothing, lambda _: controls.feed_stop())
         self._post(app, "/feed/restart", "connect again", Nothing, lambda _: controls.feed_restart())
@@ -111,6 +113,23 @@ class AdminServer:
             lambda body: self._record(body.path),
         )
         self._post(app, "/record/stop", "end the recording", Nothing, lambda _: controls.record_stop())
+
+    def _add_explain(self, app: web.Application) -> None:
+        async def handle(request: web.Request) -> web.Response:
+            symbol = request.match_info["symbol"]
+            if not is_symbol(symbol):
+                raise Refused(400, "a symbol has letters, digits, . - / : and 32 characters at most")
+            try:
+                return _json(self._controls.explain(symbol))
+            except UnknownSymbolError as exc:
+                raise Refused(404, str(exc)) from None
+
+        path = PREFIX + "/explain/{symbol}"
+        self._routes.append(
+            {"method": "GET", "path": path, "help": "each number of a symbol: rule, inputs, source, time"}
+        )
+        # A symbol may hold a slash.
+        app.router.add_get(PREFIX + "/explain/{symbol:.+}", handle, allow_head=False)
 
     async def _configure(self, body: FeedSettings) -> None:
         if body.feed is None and body.market is None and body.subscriptions is None:

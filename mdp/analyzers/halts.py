@@ -313,6 +313,10 @@ class Halts(Analyzer):
 
     # What is asked for.
 
+    def known(self, symbol: str) -> HaltState | None:
+        """What is known of a symbol's trading, to be read; None where nothing is."""
+        return self._states.get(symbol)
+
     def _price(self, symbol: str) -> Number | None:
         known = self.market.symbols.get(symbol)
         return None if known is None or known.bar is None else known.bar.close
