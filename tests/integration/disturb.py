@@ -1,8 +1,8 @@
 """Recordings made worse, the way a feed is worse than a recording; the same seed, the same damage.
 
 Providers send trades again, within a frame or after a while; bars of late prints come up to 15 minutes
-late; frames of one moment overtake each other. Here 1 % of a recording's frames are sent twice, 1 % come
-up to 10 minutes late, and 1 % change places with the next one.
+late or revised; frames of one moment overtake each other. Here 1 % of a recording's frames are sent twice,
+1 % come up to 10 minutes late, 1 % change places with the next one, and 1 % of its bars are revised.
 """
 
 from __future__ import annotations
@@ -85,6 +85,59 @@ def disturb(frames: list[Frame], seed: int) -> tuple[list[Frame], Counter[str]]:
         arrivals.append(frame)
     arrivals.sort(key=lambda frame: frame.arrival_ns)  # stable: what arrives together keeps its order
     return arrivals, done
+
+
+def with_corrections(frames: list[Frame], seed: int) -> list[Frame]:
+    """1 % of the frames with bars are sent again up to a minute and a half later, their bars revised.
+
+    So a bar is revised while it is the newest of its symbol or when it is not any more; its high and low may
+    shrink or grow, its open, close and volume change.
+    """
+    rng = random.Random(f"corrections/{seed}")
+    found = list(frames)
+    for frame in frames:
+        if '"A' not in frame.text or rng.random() >= SHARE:
+            continue
+        events = [event for event in json.loads(frame.text) if event["ev"] in ("A", "AM")]
+        for event in events:
+            _revise(event, rng)
+        wait_seconds = rng.choice((0.5, 20.0, 90.0)) * rng.random()
+        text = json.dumps(events, separators=(",", ":"))
+        found.append(Frame(frame.arrival_ns + int(wait_seconds * 1e9), text))
+    return sorted(found, key=lambda frame: frame.arrival_ns)
+
+
+def _revise(bar: dict[str, Any], rng: random.Random) -> None:
+    low = bar["l"] + round(rng.uniform(-0.05, 0.05), 2)
+    high = max(low, bar["h"] + round(rng.uniform(-0.05, 0.05), 2))
+    bar.update(
+        o=min(max(bar["o"], low), high), c=min(max(bar["c"], low), high), h=round(high, 4), l=round(low, 4)
+    )
+    more = rng.randrange(-50, 200)
+    bar.update(v=max(1, bar["v"] + more), av=bar["av"] + more)
+
+
+def with_minutes(frames: list[Frame]) -> list[Frame]:
+    """Minute bars beside the second bars that they are made of, arriving 2 s after their end."""
+    bars: dict[tuple[int, str], dict[str, Any]] = {}
+    for frame in frames:
+        if '"A"' not in frame.text:
+            continue
+        for event in json.loads(frame.text):
+            if event["ev"] != "A":
+                continue
+            start = event["s"] // 60_000 * 60_000
+            had = bars.get((start, event["sym"]))
+            if had is None:
+                bars[start, event["sym"]] = {**event, "ev": "AM", "s": start, "e": start + 60_000}
+                continue
+            had.update(c=event["c"], h=max(had["h"], event["h"]), l=min(had["l"], event["l"]))
+            had.update(v=had["v"] + event["v"], av=event["av"], a=event["a"])
+    found = [
+        Frame((start + 62_000) * 1_000_000, json.dumps([bar], separators=(",", ":")))
+        for (start, _), bar in bars.items()
+    ]
+    return sorted(frames + found, key=lambda frame: frame.arrival_ns)
 
 
 def with_market(frames: list[Frame]) -> list[Frame]:

@@ -117,6 +117,11 @@ class Model:
 
     def _bar(self, bar: dict[str, Any]) -> None:
         symbol = self.symbols[bar["sym"]]
+        if symbol.newest and bar["ev"] == "AM" and symbol.newest["ev"] == "A":
+            return  # where there are seconds, minutes do not count
+        assert not symbol.newest or bar["ev"] == symbol.newest["ev"], (
+            "here no minute comes before seconds"
+        )
         symbol.volume = max(symbol.volume, bar["av"])
         if symbol.newest and bar["s"] < symbol.newest["s"]:
             self.late += 1

@@ -50,8 +50,8 @@ def disturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     recording, reference = source(name)
     frames = disturb.read(recording)
     if name == TICKS:
-        frames = disturb.with_conditions(disturb.with_market(frames), seed)
-    frames, done = disturb.disturb(frames, seed)
+        frames = disturb.with_conditions(disturb.with_minutes(disturb.with_market(frames)), seed)
+    frames, done = disturb.disturb(disturb.with_corrections(frames, seed), seed)
     for damage in ("reordered", "delayed", "duplicated"):
         assert done[damage] == pytest.approx(len(frames) * disturb.SHARE, rel=0.5), "not what was meant"
     folder = tmp_path_factory.mktemp(f"disturbed-{seed}")
