@@ -183,6 +183,7 @@ async def test_the_first_bar_after_four_has_the_new_days_values(tmp_path: Path) 
     assert gone["change"] == pytest.approx(5)
     assert gone["relative_volume"] == pytest.approx(1 / 3)
     assert gone["free_float"] == 0
+    assert [row["pending"] for row in (split, young, gone)] == [[], [], []]  # known before the bar came
     asked = [path for path in provider.asked if path.startswith("/v2/aggs/grouped")]
     assert len(asked) == 60  # thirty for each of the two days
     assert provider.count("/v2/snapshot") == 1  # before 04:00 it would be empty
@@ -272,5 +273,6 @@ async def test_a_provider_whose_rest_fails_costs_no_event(tmp_path: Path, fault:
                     break
     assert (row["prev_day_close"], row["avg_volume"], row["free_float"]) == (0, 0, 0)
     assert (row["change"], row["relative_volume"]) == (0, 0)
+    assert {"prev_day_close", "avg_volume", "free_float"} <= set(row["pending"]) or fault == "absurd"
     assert boards["top_volume"]
     assert not boards["top_gappers"]
