@@ -61,7 +61,7 @@ __all__ = ["App", "DemoOptions", "StartError", "run"]
 
 log = structlog.get_logger(__name__)
 
-_ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
+ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
 _NOTICES = 1_000  # in one batch: a halt of the whole market has ten thousand
 _NOTE_NS = 2_000_000  # the lag is looked at that often
 _STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
@@ -100,7 +100,7 @@ class App:
         self.market = Market(
             max_symbols=config.processor.max_symbols, include_otc=config.processor.include_otc
         )
-        self.calendar = ExchangeCalendar(every_day=massive.market in _ALWAYS_OPEN)
+        self.calendar = ExchangeCalendar(every_day=massive.market in ALWAYS_OPEN)
         self.market.clock.use(self.calendar)
         swap = ReferenceSwap(self.market, self.results, lambda day: self.reference.enter(day))
         analyzers = [swap, *self._analyzers()]

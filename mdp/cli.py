@@ -18,7 +18,8 @@ import click
 from mdp import __version__
 from mdp.commands.bench import bench
 from mdp.commands.common import Failed, Refused, config_option, load_or_refuse, setting_options
-from mdp.commands.remote import get, record, watch
+from mdp.commands.history import history
+from mdp.commands.remote import explain, get, record, watch
 from mdp.config import ConfigError, secrets_of
 from mdp.config_load import check_for_run
 
@@ -206,4 +207,6 @@ def simulate(
 main.add_command(bench)
 main.add_command(watch)
 main.add_command(get)
+main.add_command(explain)
 main.add_command(record)
+main.add_command(history)

@@ -99,6 +99,7 @@ class VolumeStage:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._loaded_for: date | None = None
+        self._ended: date | None = None  # the last day that was over by the provider's time
         self.written = 0
 
     async def start(self) -> None:
@@ -114,13 +115,9 @@ class VolumeStage:
         task, self._task = self._task, None
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await self._write_ended()
         self._end_day_in_time()
-        for _ in self.recorder.flush():
-            pass
-        volumes = self.recorder.so_far()
-        if volumes is not None:
-            await self._write(volumes)
+        await self._write_ended()
+        await self._write_present()
 
     def health(self) -> Health:
         days = len(self.recorder.history.days)
@@ -138,7 +135,8 @@ class VolumeStage:
 
     async def look(self) -> None:
         """What is due now: a day that is over to write, a new one to load the history for."""
-        self._end_day_in_time()
+        if self._end_day_in_time():
+            await self._write_present()
         await self._write_ended()
         day = self.recorder.market.clock.day
         if day is None or day.day == self._loaded_for:
@@ -155,13 +153,29 @@ class VolumeStage:
             self.recorder.use(history)
             log.info("volume_history", days=len(history.days), symbols=len(history))
 
-    def _end_day_in_time(self) -> None:
+    def _end_day_in_time(self) -> bool:
+        """End the present day's recording once its session is over; whether that is news."""
         day, now_ms = self.recorder.market.clock.day, self._server_ms()
-        if day is not None and now_ms is not None and now_ms >= day.post_ms + _AFTER_MS:
-            self.recorder.end_day()
+        if day is None or now_ms is None or now_ms < day.post_ms + _AFTER_MS or self._ended == day.day:
+            return False
+        self._ended = day.day
+        self.recorder.end_day()
+        return True
+
+    async def _pack(self) -> None:
+        for _ in self.recorder.flush():
+            await asyncio.sleep(0)
 
     async def _write_ended(self) -> None:
+        await self._pack()
         for volumes in self.recorder.take_ended():
+            await self._write(volumes)
+            self._loaded_for = None  # it may be the day before today
+
+    async def _write_present(self) -> None:
+        await self._pack()
+        volumes = self.recorder.so_far()
+        if volumes is not None:
             await self._write(volumes)
 
     async def _write(self, volumes: DayVolumes) -> None:

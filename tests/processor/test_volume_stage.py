@@ -6,11 +6,12 @@ import asyncio
 import threading
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from mdp.analyzers.volume_history import SLOT_MS, SLOTS, DayVolumes, pack_column
+from mdp.analyzers.volume_history import SLOT_MS, SLOTS, DayVolumes, VolumeHistory, pack_column
 from mdp.analyzers.volume_recorder import VolumeRecorder
 from mdp.processor.volume_files import VolumeFiles
 from mdp.processor.volume_stage import Cancelled, VolumeStage, load
@@ -42,8 +43,7 @@ class Life(Recorded):
         self.stage = VolumeStage(self.recorder, self.files, days=days, server_ms=lambda: self.server_ms)
 
     async def look(self) -> None:
-        """What a second does."""
-        self.flush(self.recorder)
+        """What is done once a second; packing in the recorder's own time need not have been before."""
         await self.stage.look()
 
 
@@ -138,14 +138,25 @@ async def test_a_damaged_day_costs_itself_only(tmp_path: Path) -> None:
     assert [log["event"] for log in logs].count("volume_history_unusable") == 2
 
 
-async def test_a_day_that_begins_while_its_predecessors_are_loaded_gets_its_own(tmp_path: Path) -> None:
+async def test_a_day_that_begins_while_its_predecessors_are_loaded_gets_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was loaded is not used then; the next look loads again."""
     files_in(tmp_path).write(day_of(DAY - timedelta(1), 7))
     life = Life(tmp_path)
     life.every_slot("A", last=5)
+    loading, may_end = threading.Event(), threading.Event()
+
+    def slow_load(*args: Any, **kwargs: Any) -> VolumeHistory:
+        loading.set()
+        assert may_end.wait(20)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr("mdp.processor.volume_stage.load", slow_load)
     looking = asyncio.create_task(life.look())
-    await asyncio.sleep(0)
+    await asyncio.to_thread(loading.wait, 20)
     life.next_day()
+    may_end.set()
     await looking
     assert not life.recorder.history.days
 
@@ -161,10 +172,32 @@ async def test_in_the_evening_a_day_ends_by_the_providers_time(tmp_path: Path) -
     life.server_ms = at(20)
     await life.look()
     assert life.recorder.covered == SLOTS - 1
+    assert life.files.days() == []
     life.server_ms = at(20, 1)
+    await life.look()
     await life.look()
 
     assert life.recorder.covered == SLOTS
+    kept = life.files.read(DAY)
+    assert kept is not None
+    assert kept.complete
+    assert life.stage.written == 1
+    life.next_day()
+    await life.look()
+    assert life.recorder.history.days == (DAY,)
+
+
+async def test_a_day_that_ended_just_before_a_stop_is_written(tmp_path: Path) -> None:
+    """Nothing of it was packed yet."""
+    life = Life(tmp_path)
+    await life.stage.start()
+    life.every_slot("A")
+    life.next_day()
+    await life.stage.stop()
+
+    kept = life.files.read(DAY)
+    assert kept is not None
+    assert kept.complete
 
 
 async def test_a_stop_ends_a_thread_that_loads(tmp_path: Path) -> None:
