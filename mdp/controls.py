@@ -78,9 +78,10 @@ class AppControls:
         answer["trust"] = {
             "stale": fields["stale"]["value"] if fields else None,
             "lost_at": lost_at(market, symbol) or None,
+            "uncertain_since": market.trust.uncertain_since(symbol),
             "pending": list(getattr(market.references.get(symbol, market.unreferenced), "pending", ())),
             "feed_state": app.listener.state.value,
-            "gaps": _gaps_of(app.listener.gaps.entries(), market.clock.day),
+            "gaps": _gaps_of(app.listener.gaps.entries(), symbol, market.clock.day),
         }
         return answer
 
@@ -168,14 +169,17 @@ class AppControls:
         }
 
 
-def _gaps_of(entries: list[dict[str, Any]], day: TradingDay | None) -> list[dict[str, Any]]:
-    """Outages that touch a trading day, the last ones; those whose market time is unknown may."""
-    if day is None:
-        return entries[-_MAX_GAPS:]
-    touching = [
-        gap
-        for gap in entries
-        if (gap.get("market_start_ms") or 0) < day.end_ms
-        and ((gap.get("market_end_ms") or day.start_ms) >= day.start_ms)
-    ]
+def _gaps_of(entries: list[dict[str, Any]], symbol: str, day: TradingDay | None) -> list[dict[str, Any]]:
+    """Entries of the gap ledger that may be of a symbol's trading day, the last ones.
+
+    One whose market time is unknown may be of any day, one that names only some of its symbols of any symbol.
+    """
+    touching = []
+    for gap in entries:
+        named = gap.get("symbols")
+        if named is not None and symbol not in named and gap.get("symbols_count") == len(named):
+            continue
+        begin, end = gap.get("market_start_ms"), gap.get("market_end_ms")
+        if day is None or ((begin or 0) < day.end_ms and (end or day.start_ms) >= day.start_ms):
+            touching.append(gap)
     return touching[-_MAX_GAPS:]

@@ -57,6 +57,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 NO_ORIGIN = Origin("no reference values are known of this symbol")
+_TRADES = "wire T, by the rules of trade conditions"
 COMPUTED_SOURCE = "computed from the inputs"
 
 Section = dict[str, dict[str, Any]]
@@ -80,9 +81,9 @@ def explain(
         split_ratio: Shares now per share at the previous session's close.
 
     Returns:
-        `symbol`, `trading_day`, `session`, `market_time` (ms), `bar` (the newest, as it came) and a section
-        for each feed: `fields` (the enriched quote), `daily_range`, `trade_stats`, `halt`; empty where it has
-        nothing. None for a symbol of which nothing is known today.
+        `symbol`, `trading_day`, `session`, `market_time` (ms), `bar` (the newest, as it came), `trade_rules` (in
+        force: source and date) and a section for each feed: `fields` (the enriched quote), `daily_range`,
+        `trade_stats`, `halt`; empty where it has nothing. None for a symbol of which nothing is known today.
     """
     state = market.symbols.get(symbol)
     trades: SymbolTrades | None = None if market.trades is None else market.trades.symbols.get(symbol)
@@ -94,7 +95,7 @@ def explain(
     fields: Section = {}
     ranges: Section = {}
     if state is not None and day is not None:
-        ranges = _ranges(state, day)
+        ranges = _ranges(market, state, day)
         if bar is not None:
             fields = _quote(market, state, day, origins or {}, split_ratio, ranges)
     return {
@@ -106,6 +107,7 @@ def explain(
         "daily_range": ranges,
         "trade_stats": {} if trades is None else _trades(market, symbol, trades),
         "halt": {} if halt is None else _halt(market, halt),
+        "trade_rules": _trade_rules(market),
         "bar": None if bar is None else payload(bar),
     }
 
@@ -178,7 +180,6 @@ def _quote(
     start = bar.start_timestamp
     kind = "AM" if isinstance(bar, MinuteAggregate) else "A"
     wire = dict(zip(bar.__struct_fields__, bar.__struct_encode_fields__, strict=True))
-    rules = None if market.trades is None else market.trades.rules
 
     def fact(name: str, rule: Rule, value: Any) -> Fact:
         if rule.kind == WIRE:
@@ -189,7 +190,11 @@ def _quote(
             origin = origins.get(name, NO_ORIGIN)
             return Fact(value, origin.source, origin.as_of, origin.fetched_at)
         if name == "trade_count":
-            return Fact(value, _trade_source(rules), _newest_trade(market, state.symbol))
+            return Fact(
+                value,
+                _TRADES if market.trades else "no analyzer of trades runs",
+                _newest_trade(market, state.symbol),
+            )
         if name == "relative_volume_at_time_days":
             return Fact(value, "recorded history", market.clock.now_ms)
         if name == "official_open_price":
@@ -242,15 +247,18 @@ def _beside(
     return beside
 
 
-def _ranges(state: SymbolState, day: TradingDay) -> Section:
+def _ranges(market: Market, state: SymbolState, day: TradingDay) -> Section:
     if state.range is None:
         return {}
     row: dict[str, Any] = {}
     for index in range(3):
         row[RANGE[2 * index]], row[RANGE[2 * index + 1]] = _session_range(state, index)
+    row["uncertain_since"] = market.trust.uncertain_since(state.symbol)
     ends = (day.open_ms, day.close_ms, day.post_ms)
 
     def fact(name: str, _rule: Rule, value: Any) -> Fact:
+        if name == "uncertain_since":
+            return Fact(value, "gap ledger", market.clock.now_ms)
         until = min(state.start, ends[RANGE.index(name) // 2])
         return Fact(value, f"wire h and l of the session's bars, {day.day}", None if value is None else until)
 
@@ -259,7 +267,7 @@ def _ranges(state: SymbolState, day: TradingDay) -> Section:
 
 def _trades(market: Market, symbol: str, trades: SymbolTrades) -> Section:
     row = trades.day(symbol)
-    source = _trade_source(market.trades.rules)
+    source = _TRADES
 
     def fact(name: str, rule: Rule, value: Any) -> Fact:
         if rule.kind == WIRE:
@@ -307,10 +315,12 @@ def _halt(market: Market, halt: HaltState) -> Section:
 _HALT_SOURCES = {LULD: "wire LULD.i 17 and 18", "trades": "bars that prove trading"}
 
 
-def _trade_source(rules: Any) -> str:
-    if rules is None:
-        return "no analyzer of trades runs"
-    return f"wire T by the {rules.source} condition rules of {rules.dated}"
+def _trade_rules(market: Market) -> dict[str, Any] | None:
+    """Which rules of trade conditions are in force."""
+    if market.trades is None:
+        return None
+    rules = market.trades.rules
+    return {"source": rules.source, "dated": rules.dated}
 
 
 def _newest_trade(market: Market, symbol: str) -> Number | None:

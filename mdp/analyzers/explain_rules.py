@@ -172,6 +172,10 @@ RANGE_RULES: dict[str, Rule] = {
     )
     for side, which in (("high", "highest"), ("low", "lowest"))
 }  # fmt: skip
+RANGE_RULES["uncertain_since"] = _kept(
+    "market time since which bars of the symbol may be missing, so that highs, lows and volumes may be "
+    "wrong; null where none is, or all were fetched afterwards"
+)
 
 
 def _trades(what: str) -> Rule:

@@ -42,18 +42,16 @@ class OriginOf:
 
     def _say(self, book: Warmup, day: date) -> None:
         alone = self._reference.latecomers.answered.get(self.symbol)
-        adjusted = "true" if book.adjusted_by_provider else "false"
-        grouped = f"GET {paths.GROUPED}{day}?adjusted={adjusted}"
+        adjusted = "adjusted by the provider" if book.adjusted_by_provider else "as traded"
         sessions = book.sources["sessions"].fetched_ms
-        previous = (grouped, sessions)
-        average = (f"GET {_ENDPOINTS['sessions']} of the sessions up to {day}", sessions)
-        floated = (f"GET {paths.FLOAT}", book.sources["float"].fetched_ms)
+        previous = (f"REST grouped daily bars of {day}, {adjusted}", sessions)
+        average = (f"REST grouped daily bars up to {day}, {adjusted}", sessions)
+        floated = ("REST float", book.sources["float"].fetched_ms)
         if alone is not None:
-            bars = f"GET {paths.BARS}{self.symbol}/range/1/day/ up to {day}"
-            previous = average = (bars, alone)
-            floated = (f"GET {paths.FLOAT}?ticker.any_of={self.symbol}", alone)
+            previous = average = (f"REST daily bars of {self.symbol} up to {day}", alone)
+            floated = (f"REST float of {self.symbol}", alone)
         elif self.symbol in book.by_snapshot:
-            previous = (f"GET {paths.SNAPSHOT} prevDay", book.sources["snapshot"].fetched_ms)
+            previous = ("REST snapshot, prevDay", book.sources["snapshot"].fetched_ms)
         for names, origin in ((PREVIOUS, previous), (AVERAGED, average), (FLOAT, floated)):
             self.fields |= dict.fromkeys(names, origin)
         self.fields["pending"] = ("state of the requests for reference values", None)

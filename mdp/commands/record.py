@@ -14,9 +14,10 @@ from typing import Any
 
 import aiohttp
 
+from mdp.commands import admin_api
+
 SUFFIX = ".frames.gz"
 _POLL_SECONDS = 1.0
-_TIMEOUT_SECONDS = 10.0
 
 
 class RecordError(Exception):
@@ -33,7 +34,7 @@ class Recorder:
             token: Sent as a bearer token when not empty.
         """
         self._url = admin_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = token
 
     async def record(
         self, path: Path, stop: asyncio.Event, on_progress: Callable[[dict[str, Any], float], None]
@@ -52,8 +53,7 @@ class Recorder:
         Raises:
             RecordError: The process could not be asked, refused, or stopped recording by itself.
         """
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        async with aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session:
+        async with admin_api.session_for(self._token) as session:
             await self._call(session, "POST", "/api/v1/record/start", {"path": str(path)})
             started = time.monotonic()
             ours = True
@@ -83,21 +83,6 @@ class Recorder:
         self, session: aiohttp.ClientSession, method: str, path: str, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         try:
-            async with session.request(method, self._url + path, json=body) as response:
-                text = await response.text()
-                try:
-                    answer = await response.json(content_type=None)
-                except ValueError:
-                    answer = None
-                if response.status >= 400:
-                    reason = answer.get("error") if isinstance(answer, dict) else None
-                    hint = "; give the token of admin.token" if response.status in (401, 403) else ""
-                    raise RecordError(
-                        f"{self._url}{path} answered {response.status}: {reason or text[:200].strip()}{hint}"
-                    )
-                return answer if isinstance(answer, dict) else {}
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise RecordError(
-                f"cannot reach the admin API at {self._url} ({str(error) or type(error).__name__}); "
-                "is `mdp run` running there?"
-            ) from None
+            return await admin_api.call(session, self._url, method, path, body)
+        except admin_api.AdminError as error:
+            raise RecordError(str(error)) from None

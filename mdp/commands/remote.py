@@ -1,4 +1,4 @@
-"""The commands that talk to a running mdp: watch, get and record."""
+"""The commands that talk to a running mdp: watch, get, explain and record."""
 
 from __future__ import annotations
 
@@ -119,12 +119,76 @@ def get(key: str, limit: int | None, config_path: str | None, url: str | None, a
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0).decode())
 
 
+def _admin_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in (
+        config_option,
+        click.option("--token", envvar="MDP_ADMIN_TOKEN", show_envvar=True, help="Token of the admin API."),
+        click.option("--url", help="Of the admin API, http://host:port  [default: from the configuration]"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _admin(config_path: str | None, url: str | None, token: str | None) -> tuple[str, str]:
+    """Address and token of the admin API."""
+    if not url:
+        admin = load_or_refuse(config_path).config.admin
+        url = f"http://{_address('--url', 'admin.port', admin.host, admin.port)}"
+        token = token or admin.token
+    elif not url.startswith(("http://", "https://")):
+        raise Refused(f'--url: found "{url}"; allowed: an address such as http://127.0.0.1:4201')
+    return url, token or ""
+
+
+@click.command(short_help="Say how a symbol's numbers come about.")
+@click.argument("symbol")
+@click.argument("field", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal, as in a pipe.")
+@_admin_options
+def explain(
+    symbol: str,
+    field: str | None,
+    as_json: bool,
+    config_path: str | None,
+    url: str | None,
+    token: str | None,
+) -> None:
+    """Say how the numbers of SYMBOL come about: rule, inputs, source and time of each; or of one FIELD.
+
+    Tables on a terminal, JSON in a pipe. Asks the running `mdp run`.
+
+    \b
+    Examples:
+      mdp explain AAPL
+      mdp explain AAPL pct_change
+      mdp explain AAPL trade_stats.vwap
+      mdp explain AAPL --json | jq .fields.relative_volume
+    """
+    import orjson
+    from rich.console import Console
+
+    from mdp.commands import explain as explaining
+    from mdp.commands.admin_api import AdminError
+
+    address, secret = _admin(config_path, url, token)
+    try:
+        answer = asyncio.run(explaining.fetch(address, secret, symbol))
+        if as_json or not sys.stdout.isatty():
+            value = explaining.one_field(answer, field) if field else answer
+            click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0).decode())
+        else:
+            shown = explaining.detail(answer, field) if field else explaining.overview(answer)
+            Console().print(shown)
+    except AdminError as error:
+        raise Failed(str(error)) from None
+    except explaining.NoFieldError as error:
+        raise Refused(str(error)) from None
+
+
 @click.command(short_help="Record the provider's raw frames into a file.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop by itself after so long.")
-@click.option("--url", help="Of the admin API, http://host:port  [default: from the configuration]")
-@click.option("--token", envvar="MDP_ADMIN_TOKEN", show_envvar=True, help="Token of the admin API.")
-@config_option
+@_admin_options
 def record(
     file: Path, seconds: float | None, url: str | None, token: str | None, config_path: str | None
 ) -> None:
@@ -142,11 +206,7 @@ def record(
 
     if not file.name.endswith(SUFFIX) or file.name == SUFFIX:
         raise Refused(f'FILE: found "{file}"; allowed: a name that ends with {SUFFIX}, e.g. today{SUFFIX}')
-    if not url:
-        admin = load_or_refuse(config_path).config.admin
-        url = f"http://{_address('--url', 'admin.port', admin.host, admin.port)}"
-        token = token or admin.token
-    recorder = Recorder(url, token or "")
+    recorder = Recorder(*_admin(config_path, url, token))
     path = file.absolute()
 
     def progress(status: dict[str, Any], elapsed: float) -> None:
