@@ -106,6 +106,7 @@ class Reference:
         self._sleep = sleep
         self._current: Warmup | None = None
         self._next: Warmup | None = None
+        self._kept: dict[date, Warmup] = {}  # of a file, until their day is wanted
         self._tasks: dict[date, asyncio.Task[None]] = {}  # that fetch a day's values
         self._watch: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -149,7 +150,8 @@ class Reference:
         if self._next is not None and self._next.day == day:
             self._current, self._next = self._next, None
         else:
-            self._current, self._next = self._warmup(day), None
+            self._current, self._next = self._kept.pop(day, None) or self._warmup(day), None
+        self._kept = {kept: book for kept, book in self._kept.items() if kept > day}
         current = self._current
         current.table.on_rows = self.on_rows
         self._fetch(current)
@@ -168,7 +170,7 @@ class Reference:
         day = self._market_day() or due
         self.enter(day)
         if due > day and (self._next is None or self._next.day != due):
-            self._next = self._warmup(due)
+            self._next = self._kept.pop(due, None) or self._warmup(due)
             self._fetch(self._next)
 
     def health(self) -> Health:
@@ -267,12 +269,14 @@ class Reference:
 
     def dump(self) -> Iterator[list[Any]]:
         """What `load` takes, as records for msgpack of 500 rows at most; nothing while there is none."""
-        for book in (self._current, self._next):
+        for book in (self._current, self._next, *self._kept.values()):
             if book is not None and book.rows:
                 yield from book.dump(DUMP_VERSION)
 
     def load(self, records: list[Any], day: str) -> None:
-        """Take back what `dump` gave of trading day `day` (ISO, the market clock's) and of days after it.
+        """Take back what `dump` gave of trading day `day` and of days after it.
+
+        `day` is the market clock's (ISO), empty while it has none: then the day that is due counts.
 
         To be called before `start`; callbacks are called at once. What was complete is not fetched again.
         Records of older days or another version, and what cannot be read, are left alone.
@@ -306,7 +310,7 @@ class Reference:
                 self.latecomers.enter(book)
                 self._tell_unknown()
             else:
-                self._next = book
+                self._kept[book.day] = book
 
     # -- which day, and when ----------------------------------------------------------------------
 

@@ -407,6 +407,29 @@ async def test_a_restart_between_0335_and_four_keeps_both_days() -> None:
     assert again.asked == []
 
 
+@pytest.mark.parametrize(("clock", "day"), [("19:59:00", TODAY), ("03:40:00", TOMORROW)])
+async def test_a_second_start_before_the_first_event_asks_nothing_either(clock: str, day: date) -> None:
+    """At night there is no market clock: of the days in the file the one that is due counts."""
+    provider = Market()
+    provider.closing = date(2000, 1, 1)
+    times = Times()
+    times.open(TODAY, "19:59:00")
+    async with keeping(provider, times) as first:
+        await complete(first)
+        times.server = new_york(TOMORROW, "03:40:00")
+        first.look()
+        await until(lambda: first._next is not None and first._next.done)
+        records = through_msgpack(first)
+    again = Market()
+    async with keeping(again, Times(new_york(day, clock))) as second:
+        second.load(records, "")
+        assert through_msgpack(second) == records
+        await complete(second)
+        assert second.day == day
+        assert second.rows["AAPL"].avg_volume == 300
+    assert again.asked == []
+
+
 async def test_values_of_another_day_do_not_stay() -> None:
     """The market has moved on since: all is asked for anew."""
     provider = Market()
