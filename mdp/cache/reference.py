@@ -13,38 +13,35 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import date
 from typing import Any
 
 import msgspec
 import structlog
 
 from mdp.cache.aside import CacheAside, Day
+from mdp.cache.days import Days
 from mdp.cache.latecomers import Latecomers
 from mdp.cache.rest import RestClient
+from mdp.cache.sources import Progress, SourceName
 from mdp.cache.table import ALL_PENDING, OnRows, ReferenceRow
 from mdp.cache.validate import Rejected
-from mdp.cache.warmup import SESSIONS, Progress, SourceName, Warmup
+from mdp.cache.warmup import SESSIONS, Warmup
 from mdp.exchange_calendar import US_STOCKS, ExchangeCalendar
 from mdp.observability.loop_lag import StepTimer
 from mdp.observability.metrics import Metrics
-from mdp.sessions import NEW_YORK, TradingDay, next_session, sessions_before
+from mdp.sessions import sessions_before
 from mdp.stage import Health
 
 __all__ = ["Progress", "Reference", "ReferenceRow"]
 
 log = structlog.get_logger(__name__)
 
-NEXT_DAY_FROM = time(3, 35)  # the provider clears its day's values at 03:30 (market.md A4)
-CLEARED_AT = time(3, 30)
 RETRY_SECONDS = 2.0  # pause after a round in which something failed; doubles up to
 MAX_RETRY_SECONDS = 300.0
 ABSENT_RETRY_SECONDS = 1800.0  # for an endpoint that is not there, or has nothing
 LOOK_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 0.1  # while the trading day is not known
-#: No closing lasts longer. A provider's clock further away than that from the events' belongs to another
-#: time than the events do: a replay with the reference values of a live provider.
-REPLAY_MS = 6 * 86_400_000
 DUMP_VERSION = 3
 
 OnSwap = Callable[[Mapping[str, ReferenceRow]], None]
@@ -99,7 +96,8 @@ class Reference:
         self.rejected = Rejected()
         self.step = step if step is not None else StepTimer()
         self._rest = rest
-        self._server_ms, self._market_ms, self._market_day = server_ms, market_ms, market_day
+        self._market_day = market_day
+        self._days = Days(server_ms, market_ms, calendar)
         self._calendar = calendar
         self._include_otc, self._max_symbols = include_otc, max_symbols
         self._patience_seconds = patience_seconds
@@ -163,10 +161,9 @@ class Reference:
 
     def look(self) -> None:
         """See which days' values are wanted by now, and have them fetched. Called once a second."""
-        now = self._now()
-        if now is None:
+        due = self._days.due()
+        if due is None:
             return
-        due = self._due(now)
         day = self._market_day() or due
         self.enter(day)
         if due > day and (self._next is None or self._next.day != due):
@@ -314,30 +311,6 @@ class Reference:
 
     # -- which day, and when ----------------------------------------------------------------------
 
-    def _now(self) -> float | None:
-        """What time it is on the market: the provider's clock where it and the events are of one time."""
-        server, market = self._server_ms(), self._market_ms()
-        if not market:
-            return server
-        if server is None or abs(server - market) > REPLAY_MS:
-            return market
-        return max(server, market)
-
-    def _due(self, now_ms: float) -> date:
-        """The newest trading day whose values should be there or on their way."""
-        day = TradingDay.containing(now_ms, self._calendar).day
-        following = next_session(day, self._calendar)
-        return following if now_ms >= _new_york_ms(following, NEXT_DAY_FROM) else day
-
-    def _snapshot_fits(self, day: date) -> bool | None:
-        """See `Warmup`."""
-        now = self._now()
-        if now is None:
-            return False
-        if now < TradingDay.of(day, self._calendar).start_ms:
-            return None
-        return now < _new_york_ms(day + timedelta(days=1), CLEARED_AT)
-
     def _asking_day(self) -> Day | None:
         current = self._current
         if current is None:
@@ -354,7 +327,7 @@ class Reference:
             rejected=self.rejected,
             step=self.step,
             calendar=self._calendar,
-            snapshot_fits=self._snapshot_fits,
+            snapshot_fits=self._days.snapshot_fits,
             include_otc=self._include_otc,
             max_symbols=self._max_symbols,
         )
@@ -427,7 +400,3 @@ class Reference:
 
     def _lose_patience(self) -> None:
         self._patient = False
-
-
-def _new_york_ms(day: date, at: time) -> float:
-    return datetime.combine(day, at, NEW_YORK).timestamp() * 1000

@@ -17,15 +17,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import structlog
 
 from mdp.cache.averages import SessionVolumes
 from mdp.cache.bulk import BodyError
 from mdp.cache.endpoints import Endpoints
 from mdp.cache.rest import RestClient, RestError
+from mdp.cache.sources import SOURCES, Progress, Source, SourceName
 from mdp.cache.splits import Splits
 from mdp.cache.table import (
     AVERAGE,
@@ -50,31 +50,6 @@ SESSIONS = 30
 MAX_SESSIONS = 45  # asked for, where some turn out to have been none
 NOT_FOUND_DAYS = 5  # so many 404 and no session: the endpoint is not there
 SPLITS_SECONDS = 10.0  # then the others do not wait for the splits any longer
-
-SourceName = Literal["splits", "snapshot", "sessions", "float"]
-SOURCES: tuple[SourceName, ...] = ("splits", "snapshot", "sessions", "float")
-ANSWERED = ("done", "absent")
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far the warm-up is. `total` is what is known to be needed now and may still grow."""
-
-    done: int  # calls answered
-    total: int
-    symbols: int
-
-
-class Source(msgspec.Struct):
-    """One kind of value: `wanted` until it is `done`, `failed` (asked again soon) or `absent` (later)."""
-
-    state: str = "wanted"
-    detail: str = ""
-    fetched_ms: int | None = None  # wall clock of its last answer
-
-    @property
-    def answered(self) -> bool:
-        """Whether there is nothing more to come soon."""
-        return self.state in ANSWERED
 
 
 class Warmup:
