@@ -119,9 +119,7 @@ class Model:
         symbol = self.symbols[bar["sym"]]
         if symbol.newest and bar["ev"] == "AM" and symbol.newest["ev"] == "A":
             return  # where there are seconds, minutes do not count
-        assert not symbol.newest or bar["ev"] == symbol.newest["ev"], (
-            "here no minute comes before seconds"
-        )
+        assert not symbol.newest or bar["ev"] == symbol.newest["ev"], "here no minute comes before seconds"
         symbol.volume = max(symbol.volume, bar["av"])
         if symbol.newest and bar["s"] < symbol.newest["s"]:
             self.late += 1
@@ -273,7 +271,8 @@ def _price(bar: dict[str, Any], side: str) -> float:
 
 
 def _best(side: str, extreme: float, bar: dict[str, Any]) -> float:
-    return max(extreme, bar["h"]) if side == "high" else min(extreme, bar["l"])
+    price = _price(bar, side)
+    return max(extreme, price) if side == "high" else min(extreme, price)
 
 
 def _beyond(side: str, price: float, extreme: float) -> bool:

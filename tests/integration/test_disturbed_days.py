@@ -43,7 +43,7 @@ def source(name: str) -> tuple[Path, Path | None]:
     return data_file(f"{name}.{FRAMES}"), None
 
 
-@pytest.fixture(scope="module", params=[(MINUTES, 1), (MINUTES, 2), (TICKS, 1), (TICKS, 2)])
+@pytest.fixture(scope="module", params=[(name, seed) for name in (MINUTES, TICKS) for seed in (1, 2, 3)])
 def disturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """A day of which 3 % of the frames are damaged; its trades have conditions."""
     name, seed = request.param

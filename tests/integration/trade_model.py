@@ -64,8 +64,8 @@ class Trades:
             window = [trade for trade in recent if counts(trade)][-WINDOW:]
             if not window or max(trade["t"] for trade in window) < clock_ms - SILENT_MS:
                 continue
-            latest = [trade for trade in prints if sets_last(trade)][-1]  # in order of arrival
-            found[name] = {**sums(window), **last(latest)}
+            may_be_last = [trade for trade in prints if sets_last(trade)]  # in order of arrival
+            found[name] = {**sums(window), **last(may_be_last[-1] if may_be_last else None)}
         return found
 
     def day(self, name: str) -> dict[str, Any]:
