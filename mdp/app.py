@@ -8,6 +8,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -16,6 +18,7 @@ import uvloop
 from mdp import plugins
 from mdp.admin.server import AdminServer
 from mdp.analyzers.base import Analyzer
+from mdp.analyzers.leaderboards import BOARDS
 from mdp.analyzers.state import Market
 from mdp.analyzers.trade_ledger import TradeLedger
 from mdp.analyzers.volume_recorder import VolumeRecorder
@@ -28,8 +31,9 @@ from mdp.collector import Collector, spare_the_collector
 from mdp.config import Config
 from mdp.controls import AppControls
 from mdp.demo import Demo, DemoError, DemoOptions, configured
-from mdp.events import HALT_NOTICES, HALTS, QUEUES, HaltNotice
+from mdp.events import HALT_NOTICES, HALTS, QUEUES, UNKNOWN, HaltNotice
 from mdp.exchange_calendar import ExchangeCalendar
+from mdp.feeds import AGG, DAILY_RANGE, QUOTE
 from mdp.listener.market_status import MarketStatusSource
 from mdp.listener.massive import MassiveListener
 from mdp.listener.ring import RawRing
@@ -39,9 +43,11 @@ from mdp.observability.loop_lag import LoopLag, StepTimers
 from mdp.observability.metrics import Metrics
 from mdp.observability.server import MetricsServer
 from mdp.observability.wiring import show
+from mdp.processor.backfill import Backfill
 from mdp.processor.decode import DecodeStage
 from mdp.processor.engine import Engine
 from mdp.processor.keeper import Keeper
+from mdp.processor.losses import Losses, TrustKeeper
 from mdp.processor.pace import Pace
 from mdp.processor.reference_swap import ReferenceSwap
 from mdp.processor.results import Results
@@ -63,6 +69,7 @@ log = structlog.get_logger(__name__)
 
 ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
 _NOTICES = 1_000  # in one batch: a halt of the whole market has ten thousand
+_LOOKED_AT = (QUOTE, DAILY_RANGE, AGG)
 _NOTE_NS = 2_000_000  # the lag is looked at that often
 _STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
 
@@ -103,7 +110,7 @@ class App:
         self.calendar = ExchangeCalendar(every_day=massive.market in ALWAYS_OPEN)
         self.market.clock.use(self.calendar)
         swap = ReferenceSwap(self.market, self.results, lambda day: self.reference.enter(day))
-        analyzers = [swap, *self._analyzers()]
+        analyzers = [swap, TrustKeeper(self.market, self.results), *self._analyzers()]
         recorder: VolumeRecorder | None = None
         if config.cache.history_path:
             recorder = VolumeRecorder(self.market, self.results)
@@ -163,6 +170,26 @@ class App:
         self.reference.on_rows.append(self.market.refer)
         self.reference.on_swap.append(swap.swap)
         self.reference.on_unknown.append(swap.unknown)
+        self.backfill = Backfill(
+            self.rest,
+            self.engine,
+            enabled=config.processor.backfill,
+            max_symbols=config.processor.backfill_max_symbols,
+            include_otc=config.processor.include_otc,
+            wanted=lambda: chain.from_iterable(self.bus.interest(family).symbols for family in _LOOKED_AT),
+            boards=self._on_boards,
+            step=self.steps.get("backfill"),
+        )
+        self.losses = Losses(
+            self.market,
+            self.ring,
+            self.listener.gaps,
+            self.backfill,
+            server_ms=self.market_status.server_now_ms,
+        )
+        for name, queue in self.queues.items():
+            if name != UNKNOWN and isinstance(queue, MemoryQueue):
+                queue.on_loss = partial(self.losses.queue_lost, name)
         self.rewind = RewindWatch(self.engine)
         self.keeper: Keeper | None = None
         if config.cache.snapshot_path:
@@ -227,12 +254,14 @@ class App:
             yield self.keeper
         if self.volumes is not None:
             yield self.volumes
+        yield self.losses
         yield self.scanner
         yield self.status_feed
         yield self.processor
         yield self.decode
         yield self.reference
         yield self.conditions
+        yield self.backfill
         if self.halt_source is not None:
             yield self.halt_source
         yield self.listener
@@ -365,6 +394,14 @@ class App:
             self._load("analyzers", name, Analyzer)(self.market, self.results)
             for name in dict.fromkeys(names)
         ]
+
+    async def _on_boards(self) -> list[str]:
+        """Symbols that somebody may see on a board now."""
+        found: list[str] = []
+        for board in BOARDS:
+            entry = await self.cache.get(board.name)
+            found += [row.symbol for row in entry.value] if entry is not None else []
+        return found
 
     def _scanners(self) -> list[Scanner]:
         return [

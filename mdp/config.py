@@ -112,6 +112,8 @@ class ProcessorConfig(Section, kw_only=True, forbid_unknown_fields=True):
     max_failures: int = 100  # of one analyzer before it is disabled
     max_symbols: int = 100_000  # bound on state; events of further symbols are rejected
     include_otc: bool = False
+    backfill: bool = True  # ask for bars that were missed, after an outage or a restart
+    backfill_max_symbols: int = 12_000  # asked for after one outage
 
 
 class HaltsConfig(Section, kw_only=True, forbid_unknown_fields=True):

@@ -173,6 +173,7 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
     "processor.scanners": _NAMES,
     "processor.max_failures": _whole(1, 1_000_000_000),
     "processor.max_symbols": _whole(1, 10_000_000),
+    "processor.backfill_max_symbols": _whole(1, 1_000_000),
     "halts.source": _NAME_OR_CLASS,
     "halts.rss_url": Rule(
         # Its list is named in the query.

@@ -195,3 +195,6 @@ _BOARDS = (
     (TOP_RELATIVE_VOLUME, _by_relative_volume),
     (MOST_TRADES, _by_trades),
 )
+
+#: The families of all boards.
+BOARDS = tuple(family for family, _ in _BOARDS)

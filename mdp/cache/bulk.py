@@ -57,6 +57,23 @@ class SnapshotRow(msgspec.Struct, gc=False):
     prevDay: Bar | None = None
 
 
+class Today(msgspec.Struct, gc=False):
+    """Of a snapshot's `day` or `min`: volume, the day's volume so far, start in ms."""
+
+    v: Any = None
+    av: Any = None
+    t: Any = None
+
+
+class TodayRow(msgspec.Struct, gc=False):
+    """One of `tickers` in a full snapshot where only today's volume is wanted."""
+
+    ticker: Any = None
+    updated: Any = None  # ns since the epoch
+    day: Today | None = None
+    min: Today | None = None
+
+
 class GroupedBar(Bar, gc=False):
     """One of `results` in grouped daily bars."""
 
@@ -93,7 +110,7 @@ class _Envelope(msgspec.Struct):
     results: list[msgspec.Raw] | None = None
 
 
-RowT = TypeVar("RowT", SnapshotRow, GroupedBar, GroupedVolume, FloatRow, SplitRow)
+RowT = TypeVar("RowT", SnapshotRow, TodayRow, GroupedBar, GroupedVolume, FloatRow, SplitRow)
 
 _cut = msgspec.json.Decoder(_Envelope).decode
 

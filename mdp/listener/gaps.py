@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
 
 MAX_ENTRIES = 10_000
 MAX_STATES = 32  # of one outage; a long one repeats itself
+MAX_NAMES = 100  # of symbols named in one entry; beyond them only their number is told
+
+#: How far an entry is repaired.
+WAITING, RUNNING, DONE, PARTIAL, FAILED, OFF = "waiting", "running", "done", "partial", "failed", "off"
 
 
 class Gap(msgspec.Struct):
-    """One outage. Times are epoch milliseconds; market times are None where the provider's is unknown."""
+    """One outage, or one stretch of lost data while connected.
+
+    Times are epoch milliseconds; market times are None where the provider's is unknown.
+    """
 
     number: int  # counts up over all outages of this process
     reason: str  # what began it, a word also used as metric label
@@ -25,6 +33,31 @@ class Gap(msgspec.Struct):
     market_end_ms: int | None = None
     attempts: int = 0  # connections tried meanwhile
     states: list[str] = msgspec.field(default_factory=list)  # passed through, in order, the first MAX_STATES
+    frames: int = 0  # shed undecoded
+    events: int = 0  # lost, as far as they could be counted
+    symbols: list[str] | None = None  # whose data, the first MAX_NAMES; None: any symbol's
+    symbols_count: int | None = None
+    not_recoverable: list[str] = msgspec.field(default_factory=list)  # feeds that no later question to the provider completes
+    repair: str = ""  # of highs, lows and volumes: a word above; empty where there is nothing to do
+    repair_detail: str = ""  # one line for a person
+    repaired: int = 0  # symbols
+    uncertain: list[str] | None = msgspec.field(default_factory=list)
+    #: ^ symbols whose highs and lows may be wrong, the first MAX_NAMES; None: any symbol's not repaired yet
+    uncertain_count: int | None = 0
+
+    def name_symbols(self, symbols: Collection[str] | None) -> None:
+        """Say whose data was lost; None: it may have been any symbol's."""
+        self.symbols, self.symbols_count = _named(symbols)
+
+    def name_uncertain(self, symbols: Collection[str] | None) -> None:
+        """Say whose highs and lows may be wrong; None: any symbol's that is not repaired yet."""
+        self.uncertain, self.uncertain_count = _named(symbols)
+
+
+def _named(symbols: Collection[str] | None) -> tuple[list[str] | None, int | None]:
+    if symbols is None:
+        return None, None
+    return heapq.nsmallest(MAX_NAMES, symbols), len(symbols)
 
 
 def _wall_ms() -> int:
@@ -51,7 +84,11 @@ class GapLedger:
         self._market_ms = market_ms
         self._entries: deque[Gap] = deque(maxlen=max_entries)
         self._open: Gap | None = None
-        self.total = 0  # outages since the process began, forgotten ones included
+        self.total = 0  # entries since the process began, forgotten ones included
+        self.by_reason: dict[str, int] = {}  # the same by reason
+        #: Told of an outage when it begins and when it ends.
+        self.on_open: list[Callable[[Gap], None]] = []
+        self.on_close: list[Callable[[Gap], None]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -70,17 +107,39 @@ class GapLedger:
             silent_ms: How long ago the last frame came: data is missing since then.
         """
         if self._open is None:
-            self.total += 1
             market = self._market_ms()
-            self._open = Gap(
-                number=self.total,
-                reason=reason,
-                detail=detail,
-                start_ms=self._wall_ms() - silent_ms,
-                market_start_ms=None if market is None else market - silent_ms,
-            )
-            self._entries.append(self._open)
+            self._open = self._add(reason, detail, silent_ms, None if market is None else market - silent_ms)
+            for callback in self.on_open:
+                callback(self._open)
         return self._open
+
+    def begin(self, reason: str, *, detail: str = "", market_ms: float | None = None) -> Gap:
+        """Enter a loss of data that is no outage; several may last at once. `finish` ends it.
+
+        Args:
+            reason: One word.
+            detail: One line for a person, without secrets.
+            market_ms: Market time from which on data is missing.
+        """
+        return self._add(reason, detail, 0, None if market_ms is None else int(market_ms))
+
+    def finish(self, gap: Gap, *, market_ms: float | None = None) -> None:
+        """End what `begin` began; `market_ms` is up to when data is missing."""
+        gap.end_ms = max(self._wall_ms(), gap.start_ms)
+        gap.market_end_ms = None if market_ms is None else int(market_ms)
+
+    def _add(self, reason: str, detail: str, silent_ms: int, market_start_ms: int | None) -> Gap:
+        self.total += 1
+        self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
+        gap = Gap(
+            number=self.total,
+            reason=reason,
+            detail=detail,
+            start_ms=self._wall_ms() - silent_ms,
+            market_start_ms=market_start_ms,
+        )
+        self._entries.append(gap)
+        return gap
 
     def note_state(self, state: str) -> None:
         """Remember a state that the feed passes through while an outage lasts."""
@@ -99,6 +158,8 @@ class GapLedger:
             # A wall clock that was set back must not make an interval that ends before it begins.
             ended.end_ms = max(self._wall_ms(), ended.start_ms)
             ended.market_end_ms = self._market_ms()
+            for callback in self.on_close:
+                callback(ended)
         return ended
 
     def missing(self, market_ms: float) -> bool:

@@ -30,6 +30,8 @@ def show(app: App, metrics: Metrics) -> Histogram:
     _keeping(app, metrics)
     _volumes(app, metrics)
     app.reference.register(metrics)
+    app.losses.register(metrics)
+    app.backfill.register(metrics)
     return metrics.histogram(
         "mdp_feed_lag_seconds",
         "Provider's server time at hand-over to analyzers less the newest event time, once a batch.",

@@ -132,7 +132,7 @@ class Engine:
         self._tell_repaired(symbols)
 
     def raise_volumes(self, volumes: Mapping[str, float]) -> None:
-        """Take the day's volumes of symbols that may have lost some (`Market.raise_volumes`). Never raises."""
+        """Take the day's volumes of symbols that lost some (`Market.raise_volumes`). Never raises."""
         changed = self.market.raise_volumes(volumes)
         if changed:
             self._tell_repaired(changed)

@@ -25,6 +25,8 @@ class MemoryQueue:
     ) -> None:
         self.name = name
         self.counters = QueueCounters()
+        #: Told of what nobody will get: "expired" or "dropped", and the events as a batch. Must be quick.
+        self.on_loss: Callable[[str, Batch], None] | None = None
         self._max_events = max_events
         self._ttl_ns = ttl_ns
         self._clock = clock
@@ -63,6 +65,8 @@ class MemoryQueue:
             self._waiting -= count
             if self._ttl_ns and batch.arrival_ns < oldest:
                 self.counters.expired += count
+                if self.on_loss is not None:
+                    self.on_loss("expired", batch)
                 continue
             self.counters.taken += count
             if not self._batches and not self._closed:
@@ -86,11 +90,13 @@ class MemoryQueue:
         while left:
             oldest = self._batches[0]
             if len(oldest) <= left:
-                self._batches.popleft()
-                left -= len(oldest)
+                lost = self._batches.popleft()
             else:
+                lost = oldest.part(0, left)
                 self._batches[0] = oldest.part(left, len(oldest))
-                left = 0
+            left -= len(lost)
+            if self.on_loss is not None:
+                self.on_loss("dropped", lost)
         self._waiting -= surplus
         self.counters.dropped += surplus
         return surplus
