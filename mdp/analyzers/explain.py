@@ -81,8 +81,8 @@ def explain(
         split_ratio: Shares now per share at the previous session's close.
 
     Returns:
-        `symbol`, `trading_day`, `session`, `market_time` (ms), `bar` (the newest, as it came), `trade_rules` (in
-        force: source and date) and a section for each feed: `fields` (the enriched quote), `daily_range`,
+        `symbol`, `trading_day`, `session`, `market_time` (ms), `bar` (the newest, as it came), `trade_rules`
+        (in force: source and date) and a section for each feed: `fields` (the enriched quote), `daily_range`,
         `trade_stats`, `halt`; empty where it has nothing. None for a symbol of which nothing is known today.
     """
     state = market.symbols.get(symbol)

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from mdp.admin.controls import UnknownSymbolError
 from mdp.admin.server import MAX_BODY_BYTES, AdminServer
 from mdp.config import AdminConfig
 
@@ -48,6 +49,12 @@ class FakeControls:
 
     def analyzers(self) -> list[dict[str, Any]]:
         return [{"name": "leaderboards"}]
+
+    def explain(self, symbol: str) -> dict[str, Any]:
+        self.calls.append(("explain", symbol))
+        if self.error:
+            raise self.error
+        return {"symbol": symbol, "fields": {}}
 
     async def feed_start(self) -> None:
         await self._call("feed_start")
@@ -109,11 +116,65 @@ async def test_the_root_lists_every_route() -> None:
     listed = {(route["method"], route["path"]) for route in body["routes"]}
     assert status == 200
     assert listed == (
-        {("GET", "/api/v1")}
+        {("GET", "/api/v1"), ("GET", "/api/v1/explain/{symbol}")}
         | {("GET", f"/api/v1/{path}") for path in READS}
         | {("POST", f"/api/v1/{path}") for path in CHANGES}
     )
     assert all(route["help"] for route in body["routes"])
+
+
+@pytest.mark.parametrize(
+    ("path", "symbol"),
+    [
+        ("AAPL", "AAPL"),
+        ("BRK.A", "BRK.A"),
+        ("X:BTCUSD", "X:BTCUSD"),
+        ("ABC%2FWS", "ABC/WS"),
+        ("ABC/WS", "ABC/WS"),
+        ("a" * 32, "a" * 32),
+    ],
+)
+async def test_a_symbol_is_explained(path: str, symbol: str) -> None:
+    """Whatever a symbol may be written with, escaped or not."""
+    controls = FakeControls()
+    async with serving(controls) as session:
+        assert await ask(session, "GET", f"/explain/{path}") == (200, {"symbol": symbol, "fields": {}})
+    assert controls.calls == [("explain", symbol)]
+
+
+@pytest.mark.parametrize("path", ["A%20B", "%00", "a" * 33, "A%3CB", "%C3%84"])
+async def test_a_name_that_no_symbol_has_is_refused(path: str) -> None:
+    """400, what is allowed, and nobody is asked."""
+    controls = FakeControls()
+    async with serving(controls) as session:
+        status, body = await ask(session, "GET", f"/explain/{path}")
+    assert status == 400
+    assert "letters, digits" in body["error"]
+    assert controls.calls == []
+
+
+async def test_an_unknown_symbol_is_not_found_and_says_what_to_check() -> None:
+    """404; a fault of the program that looks like a missing key stays a fault."""
+    controls = FakeControls()
+    controls.error = UnknownSymbolError("nothing is known of 'AAA': check its spelling")
+    async with serving(controls) as session:
+        assert await ask(session, "GET", "/explain/AAA") == (
+            404, {"error": "nothing is known of 'AAA': check its spelling"}
+        )  # fmt: skip
+        controls.error = KeyError("secret")
+        status, body = await ask(session, "GET", "/explain/AAA")
+    assert (status, body) == (500, {"error": "internal error; the log has the cause"})
+
+
+async def test_explaining_is_guarded_and_changes_nothing() -> None:
+    """A token where one is set; only GET."""
+    controls = FakeControls()
+    async with serving(controls, token="a-token-of-some-length") as session:
+        status, _ = await ask(session, "GET", "/explain/AAPL")
+        assert status == 401
+    async with serving(controls) as session:
+        assert (await ask(session, "POST", "/explain/AAPL"))[0] == 405
+    assert controls.calls == []
 
 
 @pytest.mark.parametrize(
