@@ -87,6 +87,7 @@ class Model:
         self.alerts: list[dict[str, Any]] = []
         self.counts: dict[str, int] = defaultdict(int)
         self.late = 0  # bars older than the newest of their symbol
+        self.lost_ms = 0.0  # time of the market when something may have been lost
         self.missed_ms = (0, 0)  # starts of the first and the newest bar that was missed
         self.again = 0  # newest bars sent again
 
@@ -104,6 +105,7 @@ class Model:
     def restart(self) -> None:
         """The platform is killed and started again: what no journal and no snapshot holds is gone."""
         self.trades.lose_windows()
+        self.lost_ms = self.clock.now_ms
 
     def miss(self, events: list[dict[str, Any]]) -> None:
         """A frame that was never sent: its bars come by REST afterwards, and are no news."""
@@ -220,7 +222,7 @@ class Model:
             "relative_volume_at_time_days": 0,
             "trade_count": self.trades.count(name),
             "updated_ts": bar["e"],
-            "stale": False,
+            "stale": bar["s"] <= self.lost_ms,
             "pending": [],
         }
 

@@ -43,17 +43,23 @@ def source(name: str) -> tuple[Path, Path | None]:
     return data_file(f"{name}.{FRAMES}"), None
 
 
-@pytest.fixture(scope="module", params=[(name, seed) for name in (MINUTES, TICKS) for seed in (1, 2, 3)])
-def disturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """A day of which 3 % of the frames are damaged; its trades have conditions."""
-    name, seed = request.param
-    recording, reference = source(name)
-    frames = disturb.read(recording)
+def worse(name: str, seed: int) -> list[disturb.Frame]:
+    """The frames of a recording, damaged in every way."""
+    frames = disturb.read(source(name)[0])
     if name == TICKS:
         frames = disturb.with_conditions(disturb.with_minutes(disturb.with_market(frames)), seed)
     frames, done = disturb.disturb(disturb.with_corrections(frames, seed), seed)
     for damage in ("reordered", "delayed", "duplicated"):
         assert done[damage] == pytest.approx(len(frames) * disturb.SHARE, rel=0.5), "not what was meant"
+    return frames
+
+
+@pytest.fixture(scope="module", params=[(name, seed) for name in (MINUTES, TICKS) for seed in (1, 2, 3)])
+def disturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """A day of which 3 % of the frames are damaged; its trades have conditions."""
+    name, seed = request.param
+    _, reference = source(name)
+    frames = worse(name, seed)
     folder = tmp_path_factory.mktemp(f"disturbed-{seed}")
     answers = replayed(folder, disturb.write(folder / f"worse.{FRAMES}", frames, reference))
     assert answers.model.late > 50, "the damage was none to bars"
@@ -71,16 +77,16 @@ def test_a_disturbed_day_equals_the_reference_model(
     comparison(disturbed)
 
 
-def killed_between(folder: Path, name: str, missed: int) -> Answers:
+def killed_between(folder: Path, name: str, whole: list[disturb.Frame], missed: int) -> Answers:
     """A day cut in two: `kill -9` between the halves, and frames after the cut that are never sent.
 
     Args:
         folder: For the halves and the platform's snapshot.
-        name: Of the recording.
+        name: Of the recording, whose reference values count.
+        whole: Its frames.
         missed: So many frames are lost.
     """
     recording, reference = source(name)
-    whole = disturb.read(recording)
     cut = len(whole) // 2
     first = disturb.write(folder / f"first.{FRAMES}", whole[:cut], reference)
     lost = disturb.write(folder / f"lost.{FRAMES}", whole[cut : cut + missed], reference)
@@ -103,10 +109,14 @@ def killed_between(folder: Path, name: str, missed: int) -> Answers:
         return Answers(process, model, sum(model.counts.values()) - sent_before)
 
 
-@pytest.fixture(scope="module", params=[MINUTES, TICKS])
+@pytest.fixture(
+    scope="module", params=[(name, damaged) for name in (MINUTES, TICKS) for damaged in (False, True)]
+)
 def restarted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """A day with `kill -9` and a restart in its midst, nothing lost."""
-    return killed_between(tmp_path_factory.mktemp("restarted"), request.param, missed=0)
+    """A day with `kill -9` and a restart in its midst, nothing lost; as recorded, and damaged."""
+    name, damaged = request.param
+    whole = worse(name, seed=4) if damaged else disturb.read(source(name)[0])
+    return killed_between(tmp_path_factory.mktemp("restarted"), name, whole, missed=0)
 
 
 @pytest.mark.parametrize("comparison", [quotes_agree, boards_agree, ranges_agree, alerts_agree, trades_agree])
@@ -124,8 +134,9 @@ MISSED = {MINUTES: 80, TICKS: 3_000}
 @pytest.fixture(scope="module", params=[MINUTES, TICKS])
 def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """The same where the platform was down for a while and the market went on."""
-    missed = MISSED[request.param]
-    return killed_between(tmp_path_factory.mktemp("interrupted"), request.param, missed=missed)
+    whole = disturb.read(source(request.param)[0])
+    folder = tmp_path_factory.mktemp("interrupted")
+    return killed_between(folder, request.param, whole, missed=MISSED[request.param])
 
 
 @pytest.mark.xfail(strict=False, reason="needs backfill: bars over REST of what was missed")
