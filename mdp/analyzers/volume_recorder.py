@@ -181,21 +181,27 @@ class VolumeRecorder(Analyzer):
                 self._heard_ms = max(self._heard_ms, newest)
             self._boundary_ms = end_ms
             return
-        covered = self._is_covered(today)
-        if covered:
-            today.pending.append((today.slot, self._volumes(today, bars, end_ms, now)))
         following = min(int((newest - today.start_ms) // SLOT_MS), today.slots)
-        interrupted = not covered or following > today.slot + 1
+        # In a fast replay a batch holds minutes. Bars behind the newest prove nothing: late ones.
+        heard, at = set(), self._heard_ms
+        if at > 0:
+            heard.add((at - today.start_ms) // SLOT_MS)
+        for bar in bars:
+            if at < bar.start_timestamp <= now:
+                at = bar.start_timestamp
+                heard.add((at - today.start_ms) // SLOT_MS)
+        interrupted = False
+        for slot in range(today.slot, following):
+            end_ms = today.start_ms + (slot + 1) * SLOT_MS
+            if slot in heard and not self.missed(end_ms):
+                today.pending.append((slot, self._volumes(today, bars, end_ms, now)))
+            else:
+                interrupted = True
         if interrupted and any(bar.accumulated_volume is None for bar in bars):
             following = today.slots  # sums of ours lack what was traded meanwhile, for all the day
         today.slot = following
         self._boundary_ms = today.boundary_ms
         self._heard_ms = newest
-
-    def _is_covered(self, today: _Recording) -> bool:
-        """Whether the volumes at the end of the slot at hand are known."""
-        end_ms = today.boundary_ms
-        return self._heard_ms >= end_ms - SLOT_MS and not self.missed(end_ms)
 
     @staticmethod
     def _volumes(today: _Recording, bars: list[Any], end_ms: float, now: float) -> list[Number]:
@@ -243,7 +249,8 @@ class VolumeRecorder(Analyzer):
             self._boundary_ms = self._today.boundary_ms
 
     def _end_last_slot(self, today: _Recording) -> None:
-        if today.slot == today.slots - 1 and self._is_covered(today):
+        end_ms = today.boundary_ms
+        if today.slot == today.slots - 1 and self._heard_ms >= end_ms - SLOT_MS and not self.missed(end_ms):
             today.pending.append((today.slot, [state.accumulated_volume for state in today.states]))
             today.slot += 1
 
