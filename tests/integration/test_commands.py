@@ -162,6 +162,24 @@ def test_record_writes_frames_that_simulate_replays(running: Running) -> None:
         assert simulator.wait(START_SECONDS) == 0
 
 
+def test_explain_says_how_a_number_comes_about(running: Running) -> None:
+    """JSON in a pipe; what is computed follows from its inputs; an unknown symbol is exit code 1."""
+    address = ("--url", f"http://127.0.0.1:{running.ports['admin']}")
+    board: list[dict[str, Any]] = []
+    for _ in range(50):  # a demo that has just begun has no rows yet
+        got = running.mdp("get", "scanners:top_volume", "--limit", "1", "--url", running.url)
+        board = json.loads(got.stdout) or []
+        if board:
+            break
+    symbol = board[0]["symbol"]
+    told = json.loads(running.mdp("explain", symbol, "change_since_open", *address).stdout)
+    inputs = {name: fact["value"] for name, fact in told["inputs"].items()}
+    assert told["value"] == inputs["close"] - inputs["open"]
+    done = running.mdp("explain", "NOPE", *address)
+    assert done.returncode == 1
+    assert "check its spelling" in done.stderr
+
+
 def test_ctrl_c_ends_a_run_cleanly(running: Running) -> None:
     """Exit code 0, and the last word is that it has stopped. (The last test: the demo is gone then.)"""
     assert running.stop() == 0
