@@ -149,6 +149,19 @@ class WdsConfig(Section, kw_only=True, forbid_unknown_fields=True):
     max_message_bytes: int = 64 * 1024
     max_subscriptions: int = 1_000
     max_clients: int = 10_000
+    max_clients_per_address: int = 1_000  # connections; 0: any number
+    max_clients_per_key: int = 1_000  # connections of one key or token's subject; 0: any number
+    unlimited_addresses: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
+    actions_per_second: float = 100.0  # of one client, on average
+    action_burst: int = 2_000  # of one client, at once
+    keys_path: str = "var/keys.json"  # of `mdp keys`; empty: no such keys
+    jwt_secret_file: str = ""  # HS256
+    jwt_public_key_file: str = ""  # Ed25519
+    jwks_url: str = ""  # Ed25519
+    jwt_issuer: str = ""  # that tokens must name; empty: any
+    jwt_audience: str = ""
+    tls_cert: str = ""  # PEM, with tls_key: wss:// instead of ws://
+    tls_key: str = ""
 
 
 class ScpConfig(Section, kw_only=True, forbid_unknown_fields=True):

@@ -91,6 +91,20 @@ def _is_web_address(value: str, *, path: bool) -> bool:
     )
 
 
+def _is_network(value: str) -> bool:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_private_way(url: str) -> bool:
+    """Whether nobody on the way to a web address can change what it answers."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
+
+
 def _is_redis_url(value: str) -> bool:
     try:
         parts = urlsplit(value)
@@ -205,6 +219,20 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
     "wds.max_message_bytes": _whole(256, 1 << 24),
     "wds.max_subscriptions": _whole(1, 1_000_000),
     "wds.max_clients": _whole(1, 1_000_000),
+    "wds.max_clients_per_address": _whole(0, 1_000_000),
+    "wds.max_clients_per_key": _whole(0, 1_000_000),
+    "wds.unlimited_addresses": _each(
+        _is_network, 'a list of different networks such as "10.0.0.0/8" or "::1/128"'
+    ),
+    "wds.actions_per_second": Rule(
+        lambda value: math.isfinite(value) and 0.1 <= value <= 1_000_000,
+        "a number of messages a second from 0.1 to 1000000",
+    ),
+    "wds.action_burst": _whole(1, 1_000_000),
+    "wds.jwks_url": Rule(
+        lambda value: not value or (_is_web_address(value, path=True) and _is_private_way(value)),
+        'a URL such as "https://login.example/jwks.json" (http on this machine only), or "" for none',
+    ),
     "scp.host": _HOST,
     "scp.port": _PORT,
     "metrics.host": _HOST,
@@ -228,11 +256,24 @@ def is_clean_text(value: str) -> bool:
 def problems(config: Config) -> Iterator[Problem]:
     """What does not fit together in `config`, most important first."""
     wds, scp, admin = config.wds, config.scp, config.admin
-    if wds.auth_enabled and not wds.api_keys:
+    tokens = [key for key in ("jwt_secret_file", "jwt_public_key_file", "jwks_url") if getattr(wds, key)]
+    if len(tokens) > 1:
+        yield Problem(
+            f"wds.{tokens[1]}",
+            f"a value, besides one of wds.{tokens[0]}",
+            "one way to check tokens: wds.jwt_secret_file, wds.jwt_public_key_file or wds.jwks_url",
+        )
+    if bool(wds.tls_cert) != bool(wds.tls_key):
+        yield Problem(
+            "wds.tls_cert" if wds.tls_cert else "wds.tls_key",
+            "one of a certificate and its key",
+            "both wds.tls_cert and wds.tls_key, or none",
+        )
+    if wds.auth_enabled and not (wds.api_keys or wds.keys_path or tokens):
         yield Problem(
             "wds.auth_enabled",
-            "true with an empty wds.api_keys: nobody could log in",
-            "at least one key in wds.api_keys, or auth_enabled = false",
+            "true with an empty wds.api_keys and no other keys: nobody could log in",
+            "keys in wds.api_keys, or wds.keys_path, or a way to check tokens, or auth_enabled = false",
         )
     if not (is_loopback(wds.host) or wds.auth_enabled or wds.allow_anonymous):
         yield Problem(

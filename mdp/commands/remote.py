@@ -45,7 +45,7 @@ def _client(config_path: str | None, url: str | None, api_key: str | None) -> Wd
         wds = load_or_refuse(config_path).config.wds
         url = f"ws://{_address('--url', 'wds.port', wds.host, wds.port)}/ws"
         # Who may read the configuration may use its keys.
-        api_key = api_key or (wds.api_keys[0] if wds.auth_enabled else None)
+        api_key = api_key or (wds.api_keys[0] if wds.auth_enabled and wds.api_keys else None)
     elif not url.startswith(("ws://", "wss://")):
         raise Refused(f'--url: found "{url}"; allowed: an address such as ws://127.0.0.1:4202/ws')
     return WdsClient(url, api_key or "")

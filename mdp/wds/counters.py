@@ -27,6 +27,8 @@ class WdsCounters(msgspec.Struct):
     auth_failures: int = 0
     aborted: int = 0  # connections cut because they did not take the close
     rejected: dict[str, int] = msgspec.field(default_factory=dict)  # reason -> refused before the upgrade
+    logins_denied: dict[str, int] = msgspec.field(default_factory=dict)  # reason -> logins that failed
+    closed: dict[str, int] = msgspec.field(default_factory=dict)  # code -> connections closed by a rule of access
     refused: dict[str, int] = msgspec.field(default_factory=dict)  # error code -> answers of this code
 
     def reject(self, reason: str) -> None:
@@ -36,3 +38,11 @@ class WdsCounters(msgspec.Struct):
     def refuse(self, code: str) -> None:
         """Count a message answered with an error."""
         self.refused[code] = self.refused.get(code, 0) + 1
+
+    def denied(self, reason: str) -> None:
+        """Count a login that failed; reasons are a fixed few."""
+        self.logins_denied[reason] = self.logins_denied.get(reason, 0) + 1
+
+    def close(self, code: int) -> None:
+        """Count a connection closed for what it may not, by its close code."""
+        self.closed[str(code)] = self.closed.get(str(code), 0) + 1

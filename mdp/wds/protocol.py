@@ -24,6 +24,8 @@ ERRORS: dict[str, str] = {
     "bad_limit": "limit must be a whole number, 0 (all) or more",
     "too_many_subscriptions": "unsubscribe from something first",
     "unauthorized": "the first message must be an auth with a valid key",
+    "forbidden": "the key or token does not permit this feed",
+    "slow_down": "too many messages a second; go on and the connection is closed",
     "unavailable": "the value cannot be read now; ask again later",
 }
 
@@ -33,7 +35,12 @@ TOO_BIG = 1009  # a message above the limit; reconnecting does not help
 UNAUTHORIZED = 4001  # no valid key; reconnecting does not help
 AUTH_TIMEOUT = 4002  # no auth message in time; reconnect and send it first
 NO_PONG = 4003  # a ping was not answered; reconnect
+ACCESS_ENDED = 4004  # the key was revoked or has expired; reconnecting does not help
+TOKEN_EXPIRED = 4005  # reconnect with a new token
+TOO_MANY_CONNECTIONS = 4006  # of one key or token's subject; reconnect later
 TOO_SLOW = 4008  # did not read events as fast as they come; reconnect, subscribe to less
+TOO_MANY_ACTIONS = 4029  # went on after answers of `slow_down`; reconnect, send less
+TOO_MANY_LOGINS = 4030  # failed ones from this address; reconnect after the seconds named
 
 TOO_SLOW_REASON = "too slow for the events subscribed: read faster or subscribe to fewer feeds"
 
@@ -42,12 +49,13 @@ _MAX_LIMIT = 1_000_000  # more than any list holds
 
 
 class Auth(msgspec.Struct, frozen=True):
-    """`auth`; the key is empty where none, or none of a string's type, was sent."""
+    """`auth` with a key or a token; each is empty where none, or none of a string's type, was sent."""
 
     api_key: str
+    token: str = ""
 
     def __repr__(self) -> str:
-        return "Auth(api_key=********)"
+        return "Auth(********)"
 
 
 class Subscribe(msgspec.Struct, frozen=True):
@@ -99,8 +107,8 @@ def parse(text: str | bytes) -> Command | Refusal:
         return Refusal("not_object")
     match message.get("action"):
         case "auth":
-            key = message.get("api_key")
-            return Auth(key if isinstance(key, str) else "")
+            key, token = message.get("api_key"), message.get("token")
+            return Auth(key if isinstance(key, str) else "", token if isinstance(token, str) else "")
         case "subscribe":
             return _subscription(message, Subscribe)
         case "unsubscribe":
@@ -140,6 +148,17 @@ def _get(message: dict[str, Any]) -> Get | Refusal:
 def _shown(name: str) -> str:
     """A client's text as it may be repeated: short, printable ASCII."""
     return ascii(name[:80])
+
+
+def invalid_token(reason: str) -> bytes:
+    """The answer to an `auth` whose token is not accepted."""
+    return encode_json({"status": "invalid token", "message": reason})
+
+
+def expires(what: str, seconds: float) -> bytes:
+    """The warning before the end: `token expires` or `key expires`, in how many seconds."""
+    message = f"send auth with a new {what} within {seconds:.0f} s to stay connected"
+    return encode_json({"status": f"{what} expires", "seconds": round(seconds), "message": message})
 
 
 def subscribed(feed: str) -> bytes:
