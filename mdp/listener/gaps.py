@@ -83,6 +83,7 @@ class GapLedger:
         self._wall_ms = wall_ms
         self._market_ms = market_ms
         self._entries: deque[Gap] = deque(maxlen=max_entries)
+        self._outages: deque[Gap] = deque(maxlen=max_entries)  # those of the entries that `open` made
         self._open: Gap | None = None
         self.total = 0  # entries since the process began, forgotten ones included
         self.by_reason: dict[str, int] = {}  # the same by reason
@@ -109,6 +110,7 @@ class GapLedger:
         if self._open is None:
             market = self._market_ms()
             self._open = self._add(reason, detail, silent_ms, None if market is None else market - silent_ms)
+            self._outages.append(self._open)
             for callback in self.on_open:
                 callback(self._open)
         return self._open
@@ -163,8 +165,11 @@ class GapLedger:
         return ended
 
     def missing(self, market_ms: float) -> bool:
-        """Whether an outage lasted at a market time, epoch milliseconds, as far as those are known."""
-        for gap in self._entries:
+        """Whether an outage lasted at a market time, epoch milliseconds, as far as those are known.
+
+        Losses while connected are none.
+        """
+        for gap in self._outages:
             start = gap.market_start_ms
             if start is None or market_ms < start:
                 continue

@@ -138,3 +138,14 @@ def test_an_outage_whose_end_in_market_time_is_unknown_lasts_as_long_as_on_the_w
     ledger.open("refused")
 
     assert [ledger.missing(ms) for ms in (500_000, 505_000, 505_001)] == [True, True, False]
+
+
+def test_a_loss_while_connected_is_no_outage() -> None:
+    """Nor is a restart, which whoever was started sees without the ledger."""
+    times = Times()
+    ledger = times.ledger()
+    loss = ledger.begin("restart", market_ms=499_000)
+    assert not ledger.missing(500_000)
+    ledger.finish(loss, market_ms=501_000)
+
+    assert not ledger.missing(500_000)
