@@ -248,6 +248,22 @@ def test_the_regular_session_with_and_without_the_official_open() -> None:
     assert told["inputs"]["official_open_price"]["as_of"] == at(9, 30, 1)
 
 
+def test_the_days_high_may_be_of_an_earlier_session() -> None:
+    """Of any of the three; the highs of all of them are the inputs, and each says up to when it counts."""
+    rig = ExplainRig()
+    for hour, high in ((8, 20), (12, 15), (17, 12)):
+        rig.tick(at(hour))
+        rig.send(bar("AAA", at(hour), 10, high=high))
+        told = rig.explain()["fields"]["pct_from_day_high"]
+        assert told["value"] == -50
+    highs = {name: (fact["value"], fact["as_of"]) for name, fact in told["inputs"].items() if name != "close"}
+    assert highs == {
+        "pre_market_high": (20, at(9, 30)),
+        "regular_session_high": (15, at(16)),
+        "after_hours_high": (12, at(17)),
+    }
+
+
 def test_minutes_alone_are_named_as_what_they_are() -> None:
     """Of a plan without second bars; without `e` the bar's start is its time."""
     rig = ExplainRig()
