@@ -227,7 +227,7 @@ class Endpoints:
     def _float_ratio(self, symbol: str, effective: object) -> float:
         """By how much the splits since a float's date change it; one without a date is of yesterday."""
         if symbol not in self.splits.by_symbol:
-            return 1.0
+            return 1
         since = self._float.day(effective) if effective is not None else None
         return self.splits.ratio(symbol, since if since is not None else self._day - timedelta(days=1))
 

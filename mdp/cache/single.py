@@ -68,7 +68,7 @@ async def daily_bars(
         number = place.get(_date(bar.t), -1) if bar is not None else -1
         if bar is None or number < 0:
             continue
-        ratio = 1.0 if splits is None else splits.ratio(symbol, sessions[number])
+        ratio = 1 if splits is None else splits.ratio(symbol, sessions[number])
         oldest = max(oldest, number)
         volume = checks.shares(bar.v)
         if volume is None:
@@ -104,7 +104,7 @@ async def floats(
         if value := checks.shares(row.free_float):
             since = checks.day(row.effective_date) if row.effective_date is not None else None
             since = since if since is not None else day - timedelta(days=1)
-            found[symbol] = value * (splits.ratio(symbol, since) if splits is not None else 1.0)
+            found[symbol] = value * (splits.ratio(symbol, since) if splits is not None else 1)
     return found
 
 

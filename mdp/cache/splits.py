@@ -49,12 +49,13 @@ class Splits:
     def ratio(self, symbol: str, since: date) -> float:
         """Shares on the trading day per share at the end of date `since`: 0.1 after a reverse split 1:10.
 
-        Volumes and floats of `since` are multiplied by it, prices divided.
+        Volumes and floats of `since` are multiplied by it, prices divided. Without a split it is the whole
+        number 1, which leaves a whole number whole: clients get the form that the provider sent.
         """
         dates = self.by_symbol.get(symbol)
         if not dates:
-            return 1.0
-        ratio = 1.0
+            return 1
+        ratio: float = 1
         for executed, one in dates.items():
             if executed > since:
                 ratio *= one

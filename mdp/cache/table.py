@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from mdp.cache.validate import Checks
+from mdp.events import Number
 
 log = structlog.get_logger(__name__)
 
@@ -28,23 +29,26 @@ ALL_PENDING: tuple[str, ...] = PREVIOUS + AVERAGE + FLOAT
 class ReferenceRow(msgspec.Struct, array_like=True, gc=False):
     """Reference values of a symbol; 0 where unknown. Prices in USD, volumes and float in shares.
 
+    Numbers that no split changes keep the form they were sent in: existing clients get `10` and no `10.0`
+    from a provider that says `10`.
+
     Attributes:
         pending: Fields that are 0 only because their answer has not come yet. A 0 that is not pending is
             an answer: there is nothing.
     """
 
-    prev_day_open: float = 0
-    prev_day_high: float = 0
-    prev_day_low: float = 0
-    prev_day_close: float = 0
-    prev_day_volume: float = 0
-    prev_day_vwap: float = 0
+    prev_day_open: Number = 0
+    prev_day_high: Number = 0
+    prev_day_low: Number = 0
+    prev_day_close: Number = 0
+    prev_day_volume: Number = 0
+    prev_day_vwap: Number = 0
     avg_volume: float = 0
     avg_volume_days: int = 0  # sessions that avg_volume is the mean of
-    free_float: float = 0
+    free_float: Number = 0
     pending: tuple[str, ...] = ()
 
-    def take_bar(self, bar: tuple[float, float, float, float, float, float], ratio: float = 1.0) -> None:
+    def take_bar(self, bar: tuple[float, float, float, float, float, float], ratio: float = 1) -> None:
         """Take the previous day's bar (open, high, low, close, volume, VWAP).
 
         Args:
@@ -52,12 +56,15 @@ class ReferenceRow(msgspec.Struct, array_like=True, gc=False):
             ratio: Shares now per share then (`Splits.ratio`).
         """
         opened, high, low, close, volume, vwap = bar
-        self.prev_day_open = opened / ratio
-        self.prev_day_high = high / ratio
-        self.prev_day_low = low / ratio
-        self.prev_day_close = close / ratio
-        self.prev_day_volume = volume * ratio
-        self.prev_day_vwap = vwap / ratio
+        if ratio != 1:
+            opened, high, low, close, vwap = (price / ratio for price in (opened, high, low, close, vwap))
+            volume *= ratio
+        self.prev_day_open = opened
+        self.prev_day_high = high
+        self.prev_day_low = low
+        self.prev_day_close = close
+        self.prev_day_volume = volume
+        self.prev_day_vwap = vwap
         self.answered(PREVIOUS)
 
     def answered(self, fields: tuple[str, ...]) -> bool:

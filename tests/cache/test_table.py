@@ -51,6 +51,19 @@ def test_a_bar_is_taken_in_the_shares_of_the_trading_day() -> None:
     assert row == ReferenceRow(10, 30, 5, 20, 100, 15, pending=AVERAGE + FLOAT)
 
 
+def test_whole_numbers_stay_whole_where_no_split_changes_them() -> None:
+    """Clients of the predecessor get `10` where the provider says `10`, also after a restart."""
+    row = ReferenceRow(free_float=5_000_000)
+    row.take_bar((9.5, 11, 9, 10, 2_000_000, 10.25))
+
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(row), type=ReferenceRow)
+
+    for one in (row, kept):
+        numbers = [one.prev_day_high, one.prev_day_low, one.prev_day_close, one.prev_day_volume, one.free_float]
+        assert msgspec.json.encode(numbers) == b"[11,9,10,2000000,5000000]"
+        assert msgspec.json.encode([one.prev_day_open, one.prev_day_vwap]) == b"[9.5,10.25]"
+
+
 def test_rows_share_what_they_wait_for() -> None:
     """The same few tuples for all: eleven thousand of their own would cost a megabyte."""
     table = ReferenceTable(10)
