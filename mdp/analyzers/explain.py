@@ -30,7 +30,7 @@ from mdp.analyzers.halt_state import LULD, HaltRow, HaltState, values
 from mdp.analyzers.rows import quote_of
 from mdp.analyzers.state import Market, SymbolState
 from mdp.analyzers.trade_state import DAY_OUTSIDE_HOURS, SymbolTrades
-from mdp.events import MinuteAggregate, Number, payload
+from mdp.events import Aggregate, MinuteAggregate, Number, payload
 from mdp.sessions import TradingDay
 
 
@@ -178,7 +178,7 @@ def _quote(
     assert row is not None
     assert bar is not None
     start = bar.start_timestamp
-    kind = "AM" if isinstance(bar, MinuteAggregate) else "A"
+    kind = _kind(bar)
     wire = dict(zip(bar.__struct_fields__, bar.__struct_encode_fields__, strict=True))
 
     def fact(name: str, rule: Rule, value: Any) -> Fact:
@@ -196,7 +196,7 @@ def _quote(
                 _newest_trade(market, state.symbol),
             )
         if name == "relative_volume_at_time_days":
-            return Fact(value, "recorded history", market.clock.now_ms)
+            return Fact(value, _history(market), market.clock.now_ms)
         if name == "official_open_price":
             seen = start if value and bar.official_open_price == value else None
             return Fact(value, f"wire {kind}.op, kept since it was first sent", seen)
@@ -226,7 +226,7 @@ def _beside(
             state.regular_open, f"wire {kind}.o of the first bar from 09:30 on", state.regular_start or None
         ),
         "usual_volume": Fact(
-            market.usual_volume(state.symbol, now)[0], "recorded history, same time of day", now
+            market.usual_volume(state.symbol, now)[0], f"{_history(market)}, same time of day", now
         ),
         "lost_at": Fact(
             lost_at(market, state.symbol), "kept: market time of the last loss of data; 0: none", now
@@ -297,22 +297,47 @@ def _halt(market: Market, halt: HaltState) -> Section:
         if rule.kind == CLOCK:
             return Fact(value, "market clock", now)
         if name == "last_price":
-            return Fact(value, "wire A.c or AM.c", bar.start_timestamp if bar else None)
+            if bar is None:
+                return Fact(value, "no bar today", None)
+            return Fact(value, f"wire {_kind(bar)}.c", bar.start_timestamp)
         if name in ("high_band", "low_band", "band_timestamp"):
             return Fact(value, "wire LULD.h and LULD.l", row["band_timestamp"])
         if name in ("status", "limit_side", "limit_basis", "limit_timestamp"):
             return Fact(value, "LULD messages, the exchange's list, quotes and bars", now)
         if name == "symbol":
             return Fact(value, "wire LULD.T or the exchange's list", None)
+        if name in _EXCHANGE_ALONE:
+            return Fact(value, "the exchange's list", None if value is None else ended)
+        if name == "halts_today":
+            return Fact(value, "LULD messages, the exchange's list", ended)
         told = halt.end_source if name in ("resume_timestamp", "resume_source") else halt.source
-        return Fact(
-            value, _HALT_SOURCES.get(told, f"list of halts: {told}" if told else "nobody told"), ended
-        )
+        if value is None or not told:
+            return Fact(value, "nobody told of one", None)
+        return Fact(value, _HALT_SOURCES.get(told, f"the exchange's list: {told}"), ended)
 
     return _Teller(HALT_RULES, row, fact, {}).tell()
 
 
+#: Fields of a halt that the tape does not have.
+_EXCHANGE_ALONE = frozenset(
+    {
+        "reason_code",
+        "resume_expected_timestamp",
+        "quote_resume_expected_timestamp",
+        "pause_price",
+        "listing_market",
+    }
+)
 _HALT_SOURCES = {LULD: "wire LULD.i 17 and 18", "trades": "bars that prove trading"}
+
+
+def _kind(bar: Aggregate) -> str:
+    """The wire's name of a bar's class."""
+    return "AM" if isinstance(bar, MinuteAggregate) else "A"
+
+
+def _history(market: Market) -> str:
+    return "recorded history" if market.volume_history else "no recorded history"
 
 
 def _trade_rules(market: Market) -> dict[str, Any] | None:

@@ -412,6 +412,11 @@ def test_a_halt_and_its_end() -> None:
     assert told["halted_ms"]["value"] == 60_000
     assert told["distance_to_high_pct"]["value"] == 10
     assert told["halt_timestamp"]["source"] == "wire LULD.i 17 and 18"
+    assert told["last_price"]["source"] == "wire A.c"
+    for name in ("resume_timestamp", "pause_price"):
+        assert (told[name]["value"], told[name]["as_of"]) == (None, None)
+    assert told["pause_price"]["source"] == "the exchange's list"
+    assert told["resume_timestamp"]["source"] == "nobody told of one"
     rig.tick(at(12, 2))
     rig.send(luld("AAA", at(12, 2), 18))
     rig.tick(at(12, 3))
@@ -476,7 +481,7 @@ _STEPS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from([at(8), at(9, 28), at(12), at(15, 50), at(19, 58)]), st.lists(_STEPS, max_size=12))
 def test_whatever_came_the_numbers_follow(begin: int, steps: list[list[dict[str, Any]]]) -> None:
     """Late and repeated bars, both classes of them, trades of all kinds, halts, losses, in any order."""
