@@ -272,6 +272,24 @@ def _clients(app: App, metrics: Metrics) -> None:
         lambda: {(reason,): float(n) for reason, n in counters.rejected.items()},
     )
     metrics.counters(
+        "mdp_wds_logins_denied_total",
+        "Logins that failed, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in counters.logins_denied.items()},
+    )
+    metrics.counters(
+        "mdp_wds_access_closes_total",
+        "Connections closed because of a login, a key's or token's end, or too many messages, by close code.",
+        ("code",),
+        lambda: {(code,): float(n) for code, n in counters.closed.items()},
+    )
+    metrics.counters(
+        "mdp_wds_access_file_errors_total",
+        "Changed files of keys or certificates that could not be used; the old ones stay in use.",
+        ("file",),
+        lambda: {(file,): float(n) for file, n in app.wds.file_errors().items()},
+    )
+    metrics.counters(
         "mdp_wds_refused_total",
         "Messages answered with an error, by code.",
         ("code",),

@@ -19,7 +19,7 @@ from mdp.wds.counters import WdsCounters
 from mdp.wds.jwks import Jwks
 from mdp.wds.keys import KeyStore
 from mdp.wds.limits import ActionMeter, LoginThrottle, Networks, Verdict
-from mdp.wds.permissions import ANONYMOUS, Identity
+from mdp.wds.permissions import ANONYMOUS, Identity, Permission
 from mdp.wds.tokens import (
     KeySource,
     OneKey,
@@ -60,14 +60,18 @@ class Member(Protocol):
     def expel(self, identity: Identity, why: str) -> None:
         """Close the connection: REVOKED or EXPIRED."""
 
+    def restrict(self, permission: Permission) -> None:
+        """End subscriptions that the permission does not cover."""
+
 
 class Session:
     """One connection's identity and rate of actions. Made before the login, as nobody."""
 
-    __slots__ = ("identity", "member", "meter", "warned")
+    __slots__ = ("address", "identity", "member", "meter", "warned")
 
-    def __init__(self, member: Member, identity: Identity, meter: ActionMeter) -> None:
+    def __init__(self, member: Member, identity: Identity, meter: ActionMeter, address: str) -> None:
         self.member = member
+        self.address = address
         self.identity = identity
         self.meter = meter
         self.warned = False
@@ -94,9 +98,6 @@ class Access:
             counters: Told of failures.
             clock: Unix seconds, for what expires.
             monotonic: Seconds, for rates.
-
-        Raises:
-            TokenKeyError: A key for checking tokens cannot be used.
         """
         self._config = config
         self._counters = counters
@@ -104,12 +105,23 @@ class Access:
         self._monotonic = monotonic
         self._ring = KeyRing(config.api_keys)
         self._jwks = Jwks(config.jwks_url) if config.jwks_url else None
-        self._tokens = self._verifier()
+        self._tokens: TokenVerifier | None = None
         self._unlimited = Networks(config.unlimited_addresses)
         self._sessions: dict[Session, None] = {}
         self._accounts: dict[str, int] = {}  # account -> connections
         self.store = KeyStore(config.keys_path if config.auth_enabled else "", clock)
         self.throttle = LoginThrottle(monotonic)
+
+    async def start(self) -> None:
+        """Read the keys.
+
+        Raises:
+            OSError: A file of a key for checking tokens cannot be used.
+        """
+        self._tokens = self._verifier()
+        await asyncio.to_thread(self.store.refresh)
+        if self._config.auth_enabled and not (self._config.api_keys or self._tokens or len(self.store)):
+            log.warning("wds_no_keys", hint="nobody can log in; make a key with `mdp keys add NAME`")
 
     def _verifier(self) -> TokenVerifier | None:
         config = self._config
@@ -130,10 +142,10 @@ class Access:
 
     # Sessions
 
-    def open(self, member: Member) -> Session:
-        """Begin with a connection; `close` ends with it."""
+    def open(self, member: Member, address: str) -> Session:
+        """Begin with a connection from an address (`address_of`); `close` ends with it."""
         meter = ActionMeter(self._config.actions_per_second, self._config.action_burst, self._monotonic())
-        session = Session(member, ANONYMOUS, meter)
+        session = Session(member, ANONYMOUS, meter, address)
         self._sessions[session] = None
         return session
 
@@ -157,31 +169,34 @@ class Access:
 
     # Logins
 
-    async def login(self, session: Session, api_key: str, token: str, address: str) -> None:
+    async def login(self, session: Session, api_key: str, token: str) -> None:
         """Make a session somebody's; also a second time, with a fresh token before the old one ends.
 
         Args:
             session: Stays as it is where the login fails.
             api_key: As sent; empty where a token was.
             token: As sent; empty where a key was.
-            address: Of the client (`address_of`).
 
         Raises:
             Denied: The login failed. Its message may be shown.
         """
-        identity = await self.identify(api_key, token, address)
+        identity = await self.identify(api_key, token, session.address)
         if session not in self._sessions:
             return  # gone while a signer's keys were fetched
         limit = self._config.max_clients_per_key
         account = identity.account
-        if account and limit and account != session.identity.account:
-            if self._accounts.get(account, 0) >= limit:
-                self._counters.denied("too_many")
-                raise Denied("too_many", f"{limit} connections at most with one key or token's subject")
+        joins = account and account != session.identity.account
+        if joins and limit and self._accounts.get(account, 0) >= limit:
+            self._counters.denied("too_many")
+            raise Denied("too_many", f"{limit} connections at most with one key or token's subject")
+        self._become(session, identity)
+
+    def _become(self, session: Session, identity: Identity) -> None:
         self._count(identity, 1)
         self._count(session.identity, -1)
         session.identity = identity
         session.warned = False
+        session.member.restrict(identity.permission)
 
     async def identify(self, api_key: str, token: str, address: str) -> Identity:
         """Who a key or token stands for; for requests that are no connection of long life, too.
@@ -228,9 +243,8 @@ class Access:
                     current = self.store.current(identity.id)
                     if current is None:
                         session.member.expel(identity, REVOKED)
-                    elif current.expires_at != identity.expires_at:
-                        identity.expires_at = current.expires_at
-                        session.warned = False
+                    else:
+                        self._become(session, current)
 
     def expire(self) -> None:
         """Warn those whose time ends soon, and expel those whose time is over."""

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-
 from mdp.wds.counters import WdsCounters
 from mdp.wds.limits import Networks, address_of
 

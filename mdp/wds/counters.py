@@ -28,7 +28,7 @@ class WdsCounters(msgspec.Struct):
     aborted: int = 0  # connections cut because they did not take the close
     rejected: dict[str, int] = msgspec.field(default_factory=dict)  # reason -> refused before the upgrade
     logins_denied: dict[str, int] = msgspec.field(default_factory=dict)  # reason -> logins that failed
-    closed: dict[str, int] = msgspec.field(default_factory=dict)  # code -> connections closed by a rule of access
+    closed: dict[str, int] = msgspec.field(default_factory=dict)  # close code -> by rules of access
     refused: dict[str, int] = msgspec.field(default_factory=dict)  # error code -> answers of this code
 
     def reject(self, reason: str) -> None:

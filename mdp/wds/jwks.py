@@ -114,11 +114,12 @@ def _usable(document: Any) -> list[tuple[str, VerifyKey]]:
     for item in found[:MAX_KEYS] if isinstance(found, list) else ():
         if not isinstance(item, dict) or item.get("kty") != "OKP" or item.get("crv") != "Ed25519":
             continue
-        if item.get("use", "sig") != "sig" or item.get("alg", ED25519[0]) not in ED25519:
+        x = item.get("x")
+        if not isinstance(x, str) or item.get("use", "sig") != "sig" or item.get("alg", ED25519[0]) not in ED25519:
             continue
         try:
             # The public half by name: a private key that somebody published stays out of memory.
-            key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": item.get("x")})
+            key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": x})
         except Exception as error:
             log.warning("wds_jwks_key_unusable", error=type(error).__name__)
             continue

@@ -126,10 +126,10 @@ class KeyFile:
             try:
                 Permission(entry.feeds)
             except ValueError as error:
-                raise KeyFileError(f"{self.path}: key {ascii(entry.id[:40])}: {error}") from None
+                raise KeyFileError(f"{self.path}: key {entry.id[:40]!a}: {error}") from None
             for time in (entry.created, entry.expires, entry.revoked):
                 if time is not None and time.tzinfo is None:
-                    raise KeyFileError(f"{self.path}: key {ascii(entry.id[:40])}: a time without a zone")
+                    raise KeyFileError(f"{self.path}: key {entry.id[:40]!a}: a time without a zone")
 
     def add(self, entry: KeyEntry) -> None:
         """Append a key.

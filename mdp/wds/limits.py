@@ -135,12 +135,14 @@ class Networks:
             asked = ipaddress.ip_network(address)
         except ValueError:
             return False
-        for network in self._networks:
-            if isinstance(asked, ipaddress.IPv4Network) and isinstance(network, ipaddress.IPv4Network):
-                if asked.subnet_of(network):
-                    return True
-            elif isinstance(asked, ipaddress.IPv6Network) and isinstance(network, ipaddress.IPv6Network):
-                # ::1/128 means its /64, which is what one IPv6 address counts as.
-                if asked.overlaps(network):
-                    return True
-        return False
+        return any(_overlap(asked, network) for network in self._networks)
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _overlap(asked: _Network, network: _Network) -> bool:
+    # ::1/128 means its /64, which is what one IPv6 address counts as.
+    if isinstance(asked, ipaddress.IPv4Network):
+        return isinstance(network, ipaddress.IPv4Network) and asked.overlaps(network)
+    return isinstance(network, ipaddress.IPv6Network) and asked.overlaps(network)

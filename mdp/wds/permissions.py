@@ -40,7 +40,7 @@ class Permission:
                 continue
             targets = match(pattern)
             if not targets:
-                raise ValueError(f"no feed matches {ascii(pattern[:80])}")
+                raise ValueError(f"no feed matches {pattern[:80]!a}")
             for target in targets:
                 if target.symbol is None:
                     self._families.add(target.family.name)
@@ -48,7 +48,7 @@ class Permission:
                     self._feeds.add(target.family.feed(target.symbol))
 
     def allows(self, pattern: str) -> bool:
-        """Whether all that a feed's name or wildcard stands for may be read; False if it stands for nothing."""
+        """Whether all that a feed's name or wildcard stands for may be read; False if that is nothing."""
         targets = match(pattern)
         if self._all or not targets:
             return bool(targets)

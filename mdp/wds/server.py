@@ -6,6 +6,7 @@ import asyncio
 import functools
 import ipaddress
 import itertools
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -15,12 +16,17 @@ from aiohttp import WSMsgType, web
 from mdp.cache.base import Bus, Cache, Entry, encode_json
 from mdp.config import WdsConfig
 from mdp.stage import Health
-from mdp.wds import protocol
-from mdp.wds.auth import KeyRing, hosts_of, origin_allowed
+from mdp.wds import access, protocol
+from mdp.wds.access import Access, Denied, Session
+from mdp.wds.admission import HEADER_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS, SPARE, Admission, Gate, peer_of
+from mdp.wds.auth import hosts_of, origin_allowed
 from mdp.wds.client import Client, Limits
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import pong_frame, text_frame
 from mdp.wds.hub import Hub, nothing_to_gather
+from mdp.wds.limits import Networks
+from mdp.wds.permissions import Identity, Permission
+from mdp.wds.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +34,7 @@ _Obey = Callable[[Client, str | bytes], Awaitable[bool]]  # one message; whether
 
 _BURST = 32  # messages of one client answered before others get a turn
 _LIST_STEP = 500  # items of a long list encoded before others get a turn
+_RENEW_SECONDS = 1.0  # between two looks at the files of keys and certificates
 _FLUSH_SECONDS = 0.5  # for what is due when the service stops
 
 
@@ -53,6 +60,8 @@ class WidgetDataService:
         ping_seconds: float = 25.0,
         pong_seconds: float = 8.0,
         close_seconds: float = 1.0,
+        header_seconds: float = HEADER_SECONDS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; nothing is bound before `start`.
 
@@ -66,14 +75,25 @@ class WidgetDataService:
             ping_seconds: Silence after which a client is pinged.
             pong_seconds: From there until it is given up.
             close_seconds: For a client to take a close before its connection is cut.
+            header_seconds: From the accept to the end of the request's headers.
+            clock: Unix seconds, for keys and tokens that expire.
         """
         self._config = config
         self._cache = cache
         self._own_origins = own_origins
         self._auth_seconds = auth_seconds
         self._close_seconds = close_seconds
-        self._keys = KeyRing(config.api_keys)
+        self._header_seconds = header_seconds
         self.counters = WdsCounters()
+        self.access = Access(config, self.counters, clock=clock)
+        self.admission = Admission(
+            self.counters,
+            most=config.max_clients + SPARE,
+            per_address=config.max_clients_per_address,
+            unlimited=Networks(config.unlimited_addresses),
+        )
+        self._sessions: dict[Client, Session] = {}
+        self._tls: Tls | None = None
         self._hub = Hub(bus, self.counters, tick_seconds=config.tick_ms / 1_000, gather=gather)
         self._limits = Limits(
             config.client_buffer_bytes,
@@ -86,7 +106,8 @@ class WidgetDataService:
         self._empty = asyncio.Event()  # no client is connected
         self._empty.set()
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._listener: asyncio.Server | None = None
+        self._renewer: asyncio.Task[None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._stopping = False
         self.port = 0
@@ -94,21 +115,44 @@ class WidgetDataService:
     # Lifecycle
 
     async def start(self) -> None:
-        """Bind and serve. Raises OSError when the address is taken."""
+        """Bind and serve. Raises OSError when the address is taken, or a file of keys cannot be used."""
+        await self.access.start()
+        if self._config.tls_cert:
+            self._tls = await asyncio.to_thread(Tls, self._config.tls_cert, self._config.tls_key)
         app = web.Application()
         app.router.add_get("/ws", self._handle)
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.5)
-        await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024)
+        # aiohttp counts the time for the headers as an idle connection's, from the accept on.
+        runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            access_log=None,
+            shutdown_timeout=0.5,
+            keepalive_timeout=self._header_seconds,
+            lingering_time=1.0,
+            max_headers=MAX_HEADERS,
+            max_field_size=MAX_HEADER_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
+        )
+        await runner.setup()
+        serve = runner.server
+        assert serve is not None
         try:
-            await self._site.start()
+            self._listener = await asyncio.get_running_loop().create_server(
+                lambda: Gate(self.admission, serve),
+                self._config.host,
+                self._config.port,
+                backlog=1024,
+                ssl=self._tls.context if self._tls else None,
+                ssl_handshake_timeout=self._header_seconds if self._tls else None,
+            )
         except OSError:
-            await self._runner.cleanup()
-            self._runner = self._site = None
+            await runner.cleanup()
             raise
-        self.port = self._runner.addresses[0][1]
+        self._runner = runner
+        self.port = self._listener.sockets[0].getsockname()[1]
         self._hub.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="wds-sweep")
+        self._renewer = asyncio.get_running_loop().create_task(self._renew(), name="wds-renew")
 
     async def stop(self) -> None:
         """Send what is due, say goodbye to all clients at once, cut those that do not answer."""
@@ -116,8 +160,8 @@ class WidgetDataService:
         if runner is None:
             return
         self._stopping = True
-        if self._site is not None:
-            await self._site.stop()  # no new connections
+        if self._listener is not None:
+            self._listener.close()  # no new connections
         await self._hub.stop(_FLUSH_SECONDS)
         for client in list(self._clients):
             client.close(protocol.GOING_AWAY, "the service stops; reconnect in a moment")
@@ -127,9 +171,11 @@ class WidgetDataService:
         except TimeoutError:
             for client in list(self._clients):
                 client.abort()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.wait({self._sweeper})
+        for task in (self._sweeper, self._renewer):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        await self.access.stop()
         await runner.cleanup()
 
     def health(self) -> Health:
@@ -139,6 +185,10 @@ class WidgetDataService:
         if not self._hub.running or self._sweeper is None or self._sweeper.done():
             return Health(False, "the fan-out task has ended; restart the process")
         return Health(True, f"listening on port {self.port}, {self.counters.clients} clients")
+
+    def file_errors(self) -> dict[str, int]:
+        """How often a changed file could not be used, by what it holds."""
+        return {"keys": self.access.store.errors, "certificate": self._tls.errors if self._tls else 0}
 
     async def _sweep(self) -> None:
         """Ping the silent and give up the dead: one timer for all connections."""
@@ -150,6 +200,18 @@ class WidgetDataService:
                 client.check(loop.time())
                 if number % 500 == 0:
                     await asyncio.sleep(0)
+
+    async def _renew(self) -> None:
+        """Notice keys that were added, revoked or have expired, and a renewed certificate."""
+        while True:
+            try:
+                self.access.expire()
+                await self.access.refresh()
+                if self._tls is not None:
+                    await asyncio.to_thread(self._tls.refresh)
+            except Exception as error:  # nobody would notice that revoking works no more
+                log.error("wds_renewal_failed", error=type(error).__name__)
+            await asyncio.sleep(_RENEW_SECONDS)
 
     # Connections
 
@@ -175,7 +237,8 @@ class WidgetDataService:
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """The answer to a request that is not upgraded, or None."""
-        own = {f"http://{_bracketed(host)}:{self.port}" for host in hosts_of(self._config.host) or {"*"}}
+        scheme = "https" if self._tls else "http"
+        own = {f"{scheme}://{_bracketed(host)}:{self.port}" for host in hosts_of(self._config.host) or {"*"}}
         origin, local_ip = request.headers.get("Origin"), _local_ip(request)
         if self._stopping:
             reason, status, text = "stopping", HTTPStatus.SERVICE_UNAVAILABLE, "The service is stopping."
@@ -202,27 +265,38 @@ class WidgetDataService:
         socket.client = client
         self.counters.clients_total += 1
         self._clients[client] = None
+        session = self._sessions[client] = self.access.open(
+            _Member(client, self._hub, self.counters), peer_of(transport)
+        )
         self._empty.clear()
         if self._stopping:
             client.close(protocol.GOING_AWAY, "the service stops; reconnect in a moment")
         try:
             if not self._config.auth_enabled or await self._authenticate(client, socket):
+                self.admission.settle(transport)
                 await self._converse(client, socket, self._obey)
             await self._linger(client, socket)
         finally:
             self._hub.remove(client)
-            del self._clients[client]
+            del self._clients[client], self._sessions[client]
+            self.access.close(session)
             client.end()
             if not self._clients:
                 self._empty.set()
 
     async def _authenticate(self, client: Client, socket: _Socket) -> bool:
-        """Wait for the first message; whether it was `auth` with one of our keys."""
+        """Wait for the first message; whether it was `auth` with a key or token that is accepted."""
         authorized = False
 
         async def first(client: Client, data: str | bytes) -> bool:
             nonlocal authorized
-            authorized = self._check_key(client, data)
+            command = protocol.parse(data)
+            if isinstance(command, protocol.Auth):
+                authorized = await self._log_in(client, command)
+            else:
+                self._refuse(client, protocol.Refusal("unauthorized"))
+                self.counters.auth_failures += 1
+                client.close(protocol.UNAUTHORIZED, "authorization failed")
             return False
 
         try:
@@ -233,18 +307,24 @@ class WidgetDataService:
             client.close(protocol.AUTH_TIMEOUT, "send auth as the first message")
         return authorized
 
-    def _check_key(self, client: Client, data: str | bytes) -> bool:
-        command = protocol.parse(data)
-        if isinstance(command, protocol.Auth):
-            if self._keys.accepts(command.api_key):
-                client.answer(text_frame(protocol.AUTHORIZED))
-                return True
-            client.answer(text_frame(protocol.INVALID_KEY))
-        else:
-            self._refuse(client, protocol.Refusal("unauthorized"))
-        self.counters.auth_failures += 1
-        client.close(protocol.UNAUTHORIZED, "authorization failed")
-        return False
+    async def _log_in(self, client: Client, auth: protocol.Auth) -> bool:
+        """Answer an `auth`; one that fails ends the connection."""
+        try:
+            await self.access.login(self._sessions[client], auth.api_key, auth.token)
+        except Denied as denied:
+            if denied.reason == "unauthorized":
+                answer = protocol.invalid_token(str(denied)) if auth.token else protocol.INVALID_KEY
+                code, reason = protocol.UNAUTHORIZED, "authorization failed"
+            else:
+                answer, reason = protocol.error("unauthorized", str(denied)), str(denied)
+                too_many = denied.reason == "too_many"
+                code = protocol.TOO_MANY_CONNECTIONS if too_many else protocol.TOO_MANY_LOGINS
+            client.answer(text_frame(answer))
+            self.counters.close(code)
+            client.close(code, reason)
+            return False
+        client.answer(text_frame(protocol.AUTHORIZED))
+        return True
 
     async def _converse(self, client: Client, socket: _Socket, obey: _Obey) -> None:
         """Read messages until the connection ends or `obey` answers False."""
@@ -283,8 +363,19 @@ class WidgetDataService:
 
     async def _obey(self, client: Client, data: str | bytes) -> bool:
         """Do what a message says and answer it. Always True: the connection stays."""
+        session = self._sessions[client]
+        verdict = self.access.act(session)
+        if verdict != "go":
+            self._refuse(client, protocol.Refusal("slow_down"))
+            if verdict == "close":
+                self.counters.close(protocol.TOO_MANY_ACTIONS)
+                client.close(protocol.TOO_MANY_ACTIONS, "too many messages a second")
+            return True
         command = protocol.parse(data)
         match command:
+            case protocol.Subscribe(feed) | protocol.Get(feed) if not session.permits(feed):
+                detail = f"the key or token does not permit all of {feed!a}"
+                self._refuse(client, protocol.Refusal("forbidden", detail))
             case protocol.Subscribe(feed):
                 if feed not in client.patterns and len(client.patterns) >= self._config.max_subscriptions:
                     detail = f"{self._config.max_subscriptions} subscriptions at most; unsubscribe first"
@@ -297,7 +388,9 @@ class WidgetDataService:
                 client.answer(text_frame(protocol.unsubscribed(feed)))
             case protocol.Get(key, limit):
                 await self._get(client, key, limit)
-            case protocol.Auth():  # with authentication on, only who is authorized comes here
+            case protocol.Auth() if self._config.auth_enabled:  # again: a new token before the old one ends
+                await self._log_in(client, command)
+            case protocol.Auth():
                 client.answer(text_frame(protocol.AUTHORIZED))
             case protocol.Refusal():
                 self._refuse(client, command)
@@ -316,6 +409,37 @@ class WidgetDataService:
             self._refuse(client, protocol.Refusal("unavailable"))
             return
         client.answer(text_frame(protocol.got(key, data)))
+
+
+class _Member:
+    """A connection as `Access` sees it."""
+
+    __slots__ = ("_client", "_counters", "_hub")
+
+    def __init__(self, client: Client, hub: Hub, counters: WdsCounters) -> None:
+        self._client = client
+        self._hub = hub
+        self._counters = counters
+
+    def warn(self, identity: Identity, seconds: float) -> None:
+        self._client.answer(text_frame(protocol.expires(_word(identity), seconds)))
+
+    def expel(self, identity: Identity, why: str) -> None:
+        is_token = identity.kind == "token"
+        code = protocol.TOKEN_EXPIRED if is_token else protocol.ACCESS_ENDED
+        reason = f"the {_word(identity)} {'was revoked' if why == access.REVOKED else 'has expired'}"
+        if not self._client.closing:
+            self._counters.close(code)
+            self._client.close(code, reason)
+
+    def restrict(self, permission: Permission) -> None:
+        for pattern in [pattern for pattern in self._client.patterns if not permission.allows(pattern)]:
+            self._hub.unsubscribe(self._client, pattern)
+            self._client.answer(text_frame(protocol.unsubscribed(pattern)))
+
+
+def _word(identity: Identity) -> str:
+    return "token" if identity.kind == "token" else "key"
 
 
 class _Socket(web.WebSocketResponse):

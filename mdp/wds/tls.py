@@ -25,11 +25,16 @@ class Tls:
         """Load both.
 
         Raises:
-            OSError: A file cannot be read, or (ssl.SSLError) they are no certificate and its key.
+            OSError: A file cannot be read, or they are no certificate and its key.
         """
         self._paths = (cert_path, key_path)
         self._seen = self._signature()
-        self.context = self._load()
+        try:
+            self.context = self._load()
+        except ssl.SSLError:
+            raise OSError(f"{cert_path}, {key_path}: no certificate and its key in PEM") from None
+        except OSError as error:
+            raise OSError(f"{cert_path}, {key_path}: {error.strerror}") from None
         self.renewals = 0
         self.errors = 0
 

@@ -34,8 +34,8 @@ class TokenRefused(Exception):
     """A token is not accepted; the message is one of a few fixed ones and repeats nothing of it."""
 
 
-class TokenKeyError(Exception):
-    """A key for checking tokens cannot be used; the message holds nothing of it."""
+class TokenKeyError(OSError):
+    """A file of a key for checking tokens cannot be used; the message holds nothing of the key."""
 
 
 class VerifyKey:
