@@ -61,6 +61,9 @@ class _Recording:
         #: (slot, accumulated volumes at its end) that wait to be packed, in order.
         self.pending: deque[tuple[int, list[Number]]] = deque()
         self.slot = 0  # the one that ends next
+        self.has_totals = (
+            False  # bars carry the day's volume: those of the feed do, if not each that is told of
+        )
         self.slots = self.counted = SLOTS
         self.fit(day)
 
@@ -197,7 +200,8 @@ class VolumeRecorder(Analyzer):
                 today.pending.append((slot, self._volumes(today, bars, end_ms, now)))
             else:
                 interrupted = True
-        if interrupted and any(bar.accumulated_volume is None for bar in bars):
+        today.has_totals = today.has_totals or any(bar.accumulated_volume is not None for bar in bars)
+        if interrupted and not today.has_totals:
             following = today.slots  # sums of ours lack what was traded meanwhile, for all the day
         today.slot = following
         self._boundary_ms = today.boundary_ms

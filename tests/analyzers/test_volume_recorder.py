@@ -167,6 +167,17 @@ def test_without_accumulated_volume_nothing_counts_after_an_interruption() -> No
     assert list(accumulated(rig.so_far())) == [0, 1]
 
 
+def test_bars_of_another_source_without_totals_do_not_end_the_record() -> None:
+    """Bars that repair an outage come from REST, which knows no accumulated volume."""
+    rig = Recorded()
+    rig.bars(("A", at(4, 1), 100))
+    rig.bars(("A", at(4, 6), 1))
+    rig.bars(("A", at(4, 21), 10), av=False)
+    rig.bars(("A", at(4, 26), 10))
+
+    assert list(accumulated(rig.so_far())) == [0, 1, 4]
+
+
 def test_a_trade_that_crosses_the_end_first_does_not_end_the_slot() -> None:
     """Bars come a second or two after the trades that they are made of."""
     rig = Recorded()
