@@ -29,6 +29,7 @@ from mdp.analyzers.rows import QuoteRow
 from mdp.analyzers.state import NoReference
 from mdp.analyzers.volume_history import VolumeHistory
 from mdp.cache.table import ALL_PENDING
+from mdp.events import Aggregate
 from mdp.processor.engine import Engine
 
 from .halt_rig import luld
@@ -177,6 +178,8 @@ def follows(answer: Mapping[str, Any]) -> None:
                 assert told["as_of"] == max(times, default=None)
             elif rule.kind == WIRE and section == "fields":
                 assert value == (answer["bar"][name] or 0)
+            elif name == "accumulated_volume":
+                assert value >= (told["inputs"]["bar_accumulated_volume"]["value"] or 0)
 
 
 # The tables are whole.
@@ -476,6 +479,7 @@ _STEPS = st.one_of(
               st.integers(-120, 5), st.sampled_from([15, 17, 18])),
     st.builds(lambda s: [{"kind": "tick", "at": s}], st.sampled_from([1, 20, 600, 5_400])),
     st.just([{"kind": "lose"}]),
+    st.builds(lambda s: [{"kind": "refill", "at": s}], st.integers(-900, 0)),
     st.builds(lambda r: [{"kind": "refer", "row": r}],
               st.sampled_from([REFERENCES, NoReference(), NoReference(pending=ALL_PENDING)])),
 )  # fmt: skip
@@ -503,6 +507,10 @@ def test_whatever_came_the_numbers_follow(begin: int, steps: list[list[dict[str,
             rig.tick(now)
         elif kind == "lose":
             rig.market.lose()
+        elif kind == "refill":
+            missed = [bar("AAA", when - ago * 1_000, 11, high=12, v=5) for ago in (60, 30, 0)]
+            decoded = rig.decoder.decode(json.dumps(missed))
+            rig.engine.refill([one for one in decoded if isinstance(one, Aggregate)])
         else:
             rig.market.refer({"AAA": step["row"]})
         rig.explain()
