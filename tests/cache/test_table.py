@@ -59,7 +59,13 @@ def test_whole_numbers_stay_whole_where_no_split_changes_them() -> None:
     kept = msgspec.msgpack.decode(msgspec.msgpack.encode(row), type=ReferenceRow)
 
     for one in (row, kept):
-        numbers = [one.prev_day_high, one.prev_day_low, one.prev_day_close, one.prev_day_volume, one.free_float]
+        numbers = [
+            one.prev_day_high,
+            one.prev_day_low,
+            one.prev_day_close,
+            one.prev_day_volume,
+            one.free_float,
+        ]
         assert msgspec.json.encode(numbers) == b"[11,9,10,2000000,5000000]"
         assert msgspec.json.encode([one.prev_day_open, one.prev_day_vwap]) == b"[9.5,10.25]"
 
