@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from mdp.analyzers.halt_state import HaltState
 from mdp.analyzers.halts import Halts
+from mdp.analyzers.volume_history import VolumeHistory
 from mdp.app import App
 from tests.app_support import SECRET, config_for
 
@@ -109,6 +112,25 @@ async def test_snapshots_are_shown_only_where_they_are_kept(tmp_path: object) ->
 
     assert shown["mdp_snapshots_total", ()] == 3
     assert shown["mdp_snapshot_errors_total", ()] == 1
+    await without.stop()
+    await kept.stop()
+
+
+async def test_the_volume_history_is_shown_only_where_it_is_on(tmp_path: object) -> None:
+    """How many days it rests on, what is recorded of the present one, and what went wrong."""
+    without = App(config_for(1), ["all"])
+    assert not any(name.startswith("mdp_volume_history") for name, _ in samples_of(without))
+    kept = App(config_for(1, history_path=f"{tmp_path}/history"), ["all"])
+    assert kept.volumes is not None
+    kept.volumes.recorder.use(VolumeHistory([date(2024, 3, 4), date(2024, 3, 5)]))
+    kept.volumes.files.errors, kept.volumes.files.unusable = 1, 2
+    shown = samples_of(kept)
+
+    assert shown["mdp_volume_history_sessions", ()] == 2
+    assert shown["mdp_volume_history_covered_slots", ()] == 0
+    assert shown["mdp_volume_history_errors_total", (("reason", "not_written"),)] == 1
+    assert shown["mdp_volume_history_errors_total", (("reason", "unusable"),)] == 2
+    assert any(name == "volume_history" for name, _ in kept.ready())
     await without.stop()
     await kept.stop()
 
