@@ -88,7 +88,6 @@ class Model:
         self.counts: dict[str, int] = defaultdict(int)
         self.late = 0  # bars older than the newest of their symbol
         self.lost_ms = 0.0  # time of the market when something may have been lost
-        self.missed_ms = (0, 0)  # starts of the first and the newest bar that was missed
         self.again = 0  # newest bars sent again
 
     def feed(self, events: list[dict[str, Any]]) -> None:
@@ -106,16 +105,6 @@ class Model:
         """The platform is killed and started again: what no journal and no snapshot holds is gone."""
         self.trades.lose_windows()
         self.lost_ms = self.clock.now_ms
-
-    def miss(self, events: list[dict[str, Any]]) -> None:
-        """A frame that was never sent: its bars come by REST afterwards, and are no news."""
-        said = list(self.alerts)
-        for event in events:
-            if event["ev"] in ("A", "AM"):
-                self.missed_ms = self.missed_ms[0] or event["s"], max(self.missed_ms[1], event["s"])
-                self.clock.hear(event["sym"], event["s"])
-                self._bar(event)
-        self.alerts = said
 
     def _bar(self, bar: dict[str, Any]) -> None:
         symbol = self.symbols[bar["sym"]]
