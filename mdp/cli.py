@@ -19,6 +19,7 @@ from mdp import __version__
 from mdp.commands.bench import bench
 from mdp.commands.common import Failed, Refused, config_option, load_or_refuse, setting_options
 from mdp.commands.history import history
+from mdp.commands.keys import keys
 from mdp.commands.remote import explain, get, record, watch
 from mdp.config import ConfigError, secrets_of
 from mdp.config_load import check_for_run
@@ -210,3 +211,4 @@ main.add_command(get)
 main.add_command(explain)
 main.add_command(record)
 main.add_command(history)
+main.add_command(keys)

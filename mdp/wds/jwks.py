@@ -115,7 +115,11 @@ def _usable(document: Any) -> list[tuple[str, VerifyKey]]:
         if not isinstance(item, dict) or item.get("kty") != "OKP" or item.get("crv") != "Ed25519":
             continue
         x = item.get("x")
-        if not isinstance(x, str) or item.get("use", "sig") != "sig" or item.get("alg", ED25519[0]) not in ED25519:
+        if (
+            not isinstance(x, str)
+            or item.get("use", "sig") != "sig"
+            or item.get("alg", ED25519[0]) not in ED25519
+        ):
             continue
         try:
             # The public half by name: a private key that somebody published stays out of memory.
