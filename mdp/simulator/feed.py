@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .hub import Hub
+from .intraday import RecentBars
 from .market import STEP_MS, SyntheticMarket
 from .recording import Line, first_arrival_ns, read_chunks, split_events
 
@@ -26,6 +27,7 @@ class MarketFeed:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.market = market
+        self.recent = RecentBars()  # what the range endpoint answers from
         self._speed = speed
         self._clock = clock
 
@@ -39,7 +41,7 @@ class MarketFeed:
         if not self._speed:
             while True:
                 await hub.subscribed()
-                hub.publish(self.market.advance())
+                self._step(hub)
                 await hub.room(_CLOSED_LOOP_BYTES)
                 await asyncio.sleep(0)
         seconds = STEP_MS / 1_000 / self._speed
@@ -51,9 +53,14 @@ class MarketFeed:
                 continue
             if now - due > _MAX_BEHIND_SECONDS:
                 due = now
-            hub.publish(self.market.advance())
+            self._step(hub)
             due += seconds
             await asyncio.sleep(0)
+
+    def _step(self, hub: Hub) -> None:
+        events = self.market.advance()
+        self.recent.note(events)
+        hub.publish(events)
 
 
 class ReplayFeed:
@@ -86,6 +93,11 @@ class ReplayFeed:
     def now_ms(self) -> int:
         """Arrival of the last frame sent; of the first one before that."""
         return self._arrival_ns // 1_000_000
+
+    @property
+    def now_ns(self) -> int:
+        """The same in ns."""
+        return self._arrival_ns
 
     async def run(self, hub: Hub) -> None:
         """Once through the recording, or for ever.

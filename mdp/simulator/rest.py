@@ -24,6 +24,7 @@ from .calendar import (
 from .conditions import condition_rows
 from .corporate import CorporateApi
 from .history import DayBar, bar_json, session_end_ms, session_start_ms
+from .intraday import LENGTH_MS
 from .rest_data import RestData
 
 _CACHED_BODIES = 48  # of past sessions, about 1.3 MB each
@@ -210,8 +211,10 @@ class RestApi:
 
     async def _range(self, request: web.Request) -> web.Response:
         info = request.match_info
+        if info["multiplier"] == "1" and info["timespan"] in LENGTH_MS:
+            return await self._intraday(request, LENGTH_MS[info["timespan"]])
         if (info["multiplier"], info["timespan"]) != ("1", "day"):
-            return error(400, "this simulator keeps bars of 1 day only")
+            return error(400, "this simulator keeps bars of 1 second, 1 minute and 1 day only")
         try:
             first, last = _day(info["first"]), _day(info["last"])
         except (ValueError, OverflowError, OSError):
@@ -229,6 +232,22 @@ class RestApi:
         if request.query.get("sort") == "desc":
             rows.reverse()
         return _bars_body(info["ticker"], rows[:limit])
+
+    async def _intraday(self, request: web.Request, length_ms: int) -> web.Response:
+        info = request.match_info
+        try:
+            first, last = _bound_ms(info["first"]), _bound_ms(info["last"], end=True)
+        except (ValueError, OverflowError):
+            return error(400, "Could not parse the time; use YYYY-MM-DD or epoch milliseconds")
+        bars = await asyncio.to_thread(self._data.intraday, info["ticker"], length_ms, first, last)
+        if bars is None:
+            return error(400, "this simulated market keeps the bars of its last minutes only")
+        if request.query.get("sort") == "desc":
+            bars.reverse()
+        limit, begin = limit_of(request, 5_000, 50_000), cursor_of(request)
+        page = bars[begin : begin + limit]
+        following = begin + limit if begin + limit < len(bars) else 0
+        return paged(request, [msgspec.to_builtins(bar) for bar in page], following)
 
     # -- reference ----------------------------------------------------------------------------
 
@@ -328,6 +347,14 @@ def _utc(ms: int, end: str = "Z") -> str:
 def _moment_ms(text: str) -> int:
     moment = datetime.fromisoformat(text)
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _bound_ms(text: str, *, end: bool = False) -> int:
+    """Epoch milliseconds; of a date its beginning, or its end."""
+    if text.isdigit():
+        return int(text)
+    day = date.fromisoformat(text) + timedelta(days=end)
+    return epoch_ms(day, datetime.min.time()) - end
 
 
 def _day(text: str) -> date:

@@ -12,6 +12,7 @@ import msgspec
 from .calendar import is_trading_day, new_york, sessions_before
 from .feed import ReplayFeed
 from .history import DayBar, History, Split
+from .intraday import IntradayBar, RecentBars, RecordedBars
 from .market import SyntheticMarket
 
 AVERAGE_SESSIONS = 30
@@ -61,6 +62,12 @@ class RestData(Protocol):
     def session(self, day: date) -> list[DayBar] | None:
         """A bar a ticker, in their order, of a completed session; None where there was none."""
 
+    def intraday(self, ticker: str, length_ms: int, first_ms: int, last_ms: int) -> list[IntradayBar] | None:
+        """Today's bars of that length that start from `first_ms` to `last_ms`, oldest first; may block.
+
+        None where those of so long ago are not kept.
+        """
+
     def floats(self) -> list[Float]:
         """Shares of all tickers."""
 
@@ -77,8 +84,9 @@ class RestData(Protocol):
 class MarketRest:
     """Answers from the simulated market."""
 
-    def __init__(self, market: SyntheticMarket) -> None:
+    def __init__(self, market: SyntheticMarket, recent: RecentBars | None = None) -> None:
         self._market = market
+        self._recent = recent if recent is not None else RecentBars()
         self._tickers = [listing.symbol for listing in market.universe]
         self._first_day = market.shape.day
         self._history = History(market.seed, market.universe, self._first_day)
@@ -110,6 +118,10 @@ class MarketRest:
             DayBar(o, h, low, c, v, vw, max(1, int(v) // 120))
             for o, h, low, c, v, vw in (state.prev for state in self._market.states)
         ]
+
+    def intraday(self, ticker: str, length_ms: int, first_ms: int, last_ms: int) -> list[IntradayBar] | None:
+        """Those of the last minutes."""
+        return self._recent.bars(ticker, length_ms, first_ms, last_ms)
 
     def floats(self) -> list[Float]:
         """Shares of all tickers."""
@@ -184,6 +196,7 @@ class ReplayRest:
             except (OSError, EOFError, msgspec.MsgspecError) as error:
                 raise ValueError(f"{path}: cannot be read as reference values: {error}") from error
         self._sessions = sessions_before(self._day, AVERAGE_SESSIONS)
+        self._recorded = RecordedBars(recording, lambda: feed.now_ns)
 
     @property
     def now_ms(self) -> int:
@@ -221,6 +234,10 @@ class ReplayRest:
             volume = _session_volume(one, place)
             bars.append(DayBar(close, close, close, close, volume, close, 1))
         return bars
+
+    def intraday(self, ticker: str, length_ms: int, first_ms: int, last_ms: int) -> list[IntradayBar] | None:
+        """Those of the recording, up to the replay's present."""
+        return self._recorded.bars(ticker, length_ms, first_ms, last_ms)
 
     def floats(self) -> list[Float]:
         """Shares outstanding stand for the free float."""

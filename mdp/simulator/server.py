@@ -77,8 +77,8 @@ class Simulator:
             rate = options.events_per_second / (options.speed or 1.0)
             start_ms = parse_start(options.start)
             market = SyntheticMarket(seed=options.seed, symbols=options.symbols, rate=rate, start_ms=start_ms)
-            self.feed = MarketFeed(market, options.speed)
-            rest_data = MarketRest(market)
+            self.feed = live = MarketFeed(market, options.speed)
+            rest_data = MarketRest(market, live.recent)
         self._rest = RestApi(rest_data, options.api_keys)
 
     # -- life ---------------------------------------------------------------------------------
