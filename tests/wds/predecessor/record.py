@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, tzinfo
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -214,7 +214,11 @@ NEWS_KEYS = ["news:feed:latest", "news:ticker:ACME"]
 
 #: What is said after all events, a connection each: whether authentication is on, and the texts sent.
 CONVERSATIONS: list[tuple[str, bool, list[str]]] = [
-    ("a valid key", True, [f'{{"action":"auth","api_key":"{KEY}"}}', '{"action":"subscribe","feed":"quote:ACME"}']),
+    (
+        "a valid key",
+        True,
+        [f'{{"action":"auth","api_key":"{KEY}"}}', '{"action":"subscribe","feed":"quote:ACME"}'],
+    ),
     ("a wrong key", True, ['{"action":"auth","api_key":"wrong"}']),
     ("no auth first", True, ['{"action":"subscribe","feed":"quote:ACME"}']),
     ("auth where none is needed", False, [f'{{"action":"auth","api_key":"{KEY}"}}']),
@@ -234,7 +238,7 @@ CONVERSATIONS: list[tuple[str, bool, list[str]]] = [
         ['{"action":"subscribe","feed":"quote:*"}', '{"action":"unsubscribe","feed":"quote:*"}'],
     ),
     ("get of nothing", False, ['{"action":"get","cache":"quote:NOBODY"}']),
-    ("get of no list", False, ['{"action":"get","cache":"alerts","limit":10}']),
+    ("get of a list without items", False, ['{"action":"get","cache":"news:ticker:NOBODY","limit":10}']),
     (
         "no such action",
         False,
@@ -331,7 +335,7 @@ class Predecessor:
     """Its processors, analyzers and scanner, fed by hand."""
 
     def __init__(self, redis_url: str, provider: Provider) -> None:
-        load = importlib.import_module
+        load: Callable[[str], Any] = importlib.import_module
         base = "kuhl_haus.mdp."
         options_class = load(base + "analyzers.analyzer").AnalyzerOptions
         rest = load("massive.rest").RESTClient
@@ -395,7 +399,7 @@ class Predecessor:
                 await asyncio.sleep(TOP_TRADES_SECONDS if last else 0)
                 await self._trades._process_message(Delivery(body))
         for part in (self._raw, self._boards, self._trades):
-            assert not (part.error or part.decoding_error or part.processing_error), "see its log"
+            assert part.error + part.decoding_error + part.processing_error == 0, "see its log"
         assert not self._ranges.errors, "see its log"
 
     async def take_article(self, article: Any) -> None:
