@@ -44,7 +44,7 @@ def ask(process: Process, key: str, good: Callable[[Any], bool]) -> dict[str, An
 
     async def session() -> dict[str, Any]:
         async with WdsClient(f"ws://127.0.0.1:{process.ports['wds']}/ws") as client:
-            value = None
+            value: Any = None
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     while not good(value := await client.get(key)):  # noqa: ASYNC110
