@@ -52,6 +52,9 @@ class OriginOf:
             floated = (f"REST float of {self.symbol}", alone)
         elif self.symbol in book.by_snapshot:
             previous = ("REST snapshot, prevDay", book.sources["snapshot"].fetched_ms)
+        elif book.restored:  # whose were fetched alone, or from the snapshot, the file does not say
+            kept = f"REST daily bars up to {day}, kept over a restart"
+            previous = average = (kept, sessions)
         for names, origin in ((PREVIOUS, previous), (AVERAGED, average), (FLOAT, floated)):
             self.fields |= dict.fromkeys(names, origin)
         self.fields["pending"] = ("state of the requests for reference values", None)

@@ -115,10 +115,15 @@ async def test_a_restart_knows_when_the_values_were_fetched() -> None:
         records = through_msgpack(reference)
     async with keeping(open_yesterday()) as second:
         second.load(records, TODAY.isoformat())
-        after = OriginOf(second, "AAPL").describe()
+        again = OriginOf(second, "AAPL")
+        after = again.describe()
     assert (before.pop("restored"), after.pop("restored")) == (False, True)
     assert before["sources"]["float"]["fetched_at"] is not None
     assert after == before
+    assert again.fields["prev_day_close"] == (
+        "REST daily bars up to 2026-09-22, kept over a restart",
+        before["sources"]["sessions"]["fetched_at"],
+    )
 
 
 async def test_what_is_not_there_says_why() -> None:
