@@ -417,11 +417,7 @@ class Market:
         changed = []
         for symbol, volume in volumes.items():
             state = self.symbols.get(symbol)
-            if (
-                state is not None
-                and volume > state.accumulated_volume
-                and self.is_stale(symbol, state.start)
-            ):
+            if state is not None and volume > state.accumulated_volume and self.is_stale(symbol, state.start):
                 state.accumulated_volume = volume
                 changed.append(symbol)
         self.revision += bool(changed)

@@ -11,6 +11,7 @@ first, reads then, and drops messages up to the entry's place, joins without hol
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Set
 from typing import Any, Protocol
 
@@ -34,17 +35,19 @@ class Message:
         family: Its row in the contract (kind: state or event).
         epoch: The publisher's epoch (its start, ms since the Unix epoch).
         seq: Place on this feed, from 1, without holes within an epoch.
+        ts: Of its publication, ms since the Unix epoch.
         value: The payload: a dict, list or struct that `encode_json` takes.
     """
 
-    __slots__ = ("_json", "epoch", "family", "feed", "seq", "value")
+    __slots__ = ("_json", "epoch", "family", "feed", "seq", "ts", "value")
 
-    def __init__(self, feed: str, family: Family, epoch: int, seq: int, value: Any) -> None:
+    def __init__(self, feed: str, family: Family, epoch: int, seq: int, value: Any, ts: int = 0) -> None:
         self.feed = feed
         self.family = family
         self.epoch = epoch
         self.seq = seq
         self.value = value
+        self.ts = ts or time.time_ns() // 1_000_000
         self._json: bytes | None = None
 
     def json(self) -> bytes:
@@ -106,6 +109,9 @@ class Bus(Protocol):
 
     def place(self, feed: str) -> tuple[int, int]:
         """`(epoch, seq)` of the last message on a feed; seq 0 where there was none."""
+
+    def since(self, feed: str, epoch: int, seq: int) -> list[Message] | None:
+        """The messages of an event feed after a place, oldest first; None where some are forgotten."""
 
     def interest(self, family: Family) -> Interest:
         """The family's interest: one object for the life of the bus."""

@@ -44,11 +44,14 @@ class MemoryBus:
         self._exact: dict[str, list[_Subscription]] = {}  # feed -> subscriptions by name
         self._wild: dict[str, list[_Subscription]] = {}  # family name -> subscriptions of every symbol
         self._interests: dict[str, Interest] = {}  # family name -> who wants what
+        self._history: dict[str, deque[Message]] = {}  # event feed with a list -> its last messages
 
     def publish(self, family: Family, symbol: str, value: Any) -> Message:
         feed = family.feed(symbol) if family.hole else family.name
         seq = self._seqs[feed] = self._seqs.get(feed, 0) + 1
         message = Message(feed, family, self.epoch, seq, value)
+        if family.max_items:
+            self._remember(message)
         exact = self._exact.get(feed)
         wild = self._wild.get(family.name)
         if exact or wild:
@@ -59,6 +62,23 @@ class MemoryBus:
             for sink in dict.fromkeys(sinks) if len(sinks) > 1 else sinks:
                 sink(message)
         return message
+
+    def _remember(self, message: Message) -> None:
+        history = self._history.get(message.feed)
+        if history is None:
+            history = self._history[message.feed] = deque(maxlen=message.family.max_items)
+        history.append(message)
+
+    def since(self, feed: str, epoch: int, seq: int) -> list[Message] | None:
+        now = self._seqs.get(feed, 0)
+        if epoch != self.epoch or seq > now:
+            return None
+        if seq == now:
+            return []
+        history = self._history.get(feed, ())
+        if not history or history[0].seq > seq + 1:
+            return None
+        return [message for message in history if message.seq > seq]
 
     def place(self, feed: str) -> tuple[int, int]:
         return self.epoch, self._seqs.get(feed, 0)

@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mdp.feeds import Family
 from mdp.wds.counters import WdsCounters
-from mdp.wds.frames import close_frame, ping_frame
+from mdp.wds.frames import close_frame, ping_frame, text_frame
 from mdp.wds.protocol import NO_PONG, TOO_SLOW, TOO_SLOW_REASON
 
 if TYPE_CHECKING:
     from mdp.wds.hub import Group
+    from mdp.wds.views import View
 
 
 class Due:
-    """One message ready to be written: encoded and framed once, shared by all clients."""
+    """One message ready to be written: encoded once, shared by all clients.
 
-    __slots__ = ("family", "feed", "frame", "state")
+    Attributes:
+        frame: As clients join it: whole frames (`frames_joined`) or bodies (`framed_together`).
+        state: Whether a newer value makes it needless.
+        seq: Its place.
+        full: What to write instead where messages before it were skipped; None: itself.
+    """
 
-    def __init__(self, feed: str, family: Family, frame: bytes) -> None:
+    __slots__ = ("family", "feed", "frame", "full", "seq", "state")
+
+    def __init__(
+        self,
+        feed: str,
+        family: Family,
+        frame: bytes,
+        *,
+        seq: int = 0,
+        full: Callable[[], bytes] | None = None,
+    ) -> None:
         self.feed = feed
         self.family = family
         self.frame = frame
         self.state = family.kind == "state"
+        self.seq = seq
+        self.full = full
+
+
+Join = Callable[[list[bytes]], bytes]  # makes one write of what is due
+
+
+def frames_joined(frames: list[bytes]) -> bytes:
+    """Version 1: a frame for each message."""
+    return b"".join(frames)
+
+
+def framed_together(bodies: list[bytes]) -> bytes:
+    """Version 2: one frame, a JSON array of messages."""
+    return text_frame(b"[" + b",".join(bodies) + b"]")
 
 
 class Limits:
@@ -76,7 +107,11 @@ class Client:
         "dirty",
         "group",
         "id",
+        "join",
+        "joined",
         "patterns",
+        "views",
+        "waiting",
     )
 
     def __init__(
@@ -86,8 +121,13 @@ class Client:
         limits: Limits,
         counters: WdsCounters,
         loop: asyncio.AbstractEventLoop,
+        join: Join = frames_joined,
     ) -> None:
         self.id = client_id
+        self.join = join
+        self.views: dict[str, View] = {}  # of version 2: pattern -> how it is seen
+        self.waiting: set[str] = set()  # of them, those that have not begun yet
+        self.joined: dict[str, int] = {}  # event feed -> place up to which it has all, in the tick of joining
         self.patterns: set[str] = set()  # subscribed now
         self.group: Group | None = None  # of the hub; follows `patterns` at the next tick
         self.dirty: dict[str, Due] = {}  # feed -> newest value not yet written, longest waiting first
@@ -187,7 +227,8 @@ class Client:
     def _write_with_dirty(self, size: int, frames: list[bytes]) -> bool:
         dirty, limit = self.dirty, self._limits.state_bytes
         for feed in list(dirty) if not size or size < limit else ():
-            frame = dirty[feed].frame
+            skipped = dirty[feed]
+            frame = skipped.frame if skipped.full is None else skipped.full()
             if size and size + len(frame) > limit:
                 break
             size += len(frame)
@@ -195,7 +236,7 @@ class Client:
             del dirty[feed]
         if frames:
             self._counters.deliveries += len(frames)
-            self._write(b"".join(frames))
+            self._write(self.join(frames))
         return not dirty
 
     def close(self, code: int, reason: str = "") -> None:

@@ -14,19 +14,22 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+import msgspec
 import structlog
 
-from mdp.cache.base import Bus, Message, Subscription
+from mdp.cache.base import Bus, Cache, Message, Subscription, encode_json
 from mdp.feeds import EVENT, Family, Target, match
-from mdp.wds.client import Client, Due
+from mdp.wds.client import Client, Due, Join
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import text_frame
+from mdp.wds.views import Options, View, envelope
 
 log = structlog.get_logger(__name__)
 
 MAX_DUE = 200_000  # messages waiting for a tick; more only if the hub itself cannot keep up
+SNAPSHOT_ITEMS = 100  # of an event feed's list, told to a newcomer who names no limit
 STEP_SECONDS = 0.005  # the longest stretch of work before the loop is given back
 _CHECK_EVERY = 64  # messages or clients between two looks at the clock
 # Reading and computing come first. Where a tick's work takes more than so much of the time, ticks are further
@@ -40,14 +43,29 @@ async def nothing_to_gather() -> None:
 
 
 class Group:
-    """All clients with the same subscriptions."""
+    """All clients with the same subscriptions, who are written the same bytes."""
 
-    __slots__ = ("clients", "due", "patterns")
+    __slots__ = ("clients", "due", "join", "names", "patterns", "views")
 
-    def __init__(self, patterns: frozenset[str]) -> None:
-        self.patterns = patterns
+    def __init__(self, patterns: frozenset[str], views: frozenset[View], join: Join) -> None:
+        self.patterns = patterns  # of version 1
+        self.views = views  # of version 2
+        self.names = {view.pattern for view in views}
+        self.join = join
         self.clients: dict[Client, None] = {}
         self.due: list[Due] = []  # of the tick in progress
+
+
+_GroupKey = tuple[frozenset[str], frozenset[View], Join]
+
+
+class _Joining(msgspec.Struct):
+    """Somebody who subscribed a view and is to be told what there is, when the tick in progress ends."""
+
+    client: Client
+    view: View
+    due: list[Due]  # what they are told first
+    place: int = 0  # of an event feed: what they have of it
 
 
 class _Pattern:
@@ -71,6 +89,7 @@ class Hub:
     def __init__(
         self,
         bus: Bus,
+        cache: Cache,
         counters: WdsCounters,
         *,
         tick_seconds: float,
@@ -78,12 +97,17 @@ class Hub:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bus = bus
+        self._cache = cache
         self._gather = gather
         self._counters = counters
         self._tick_seconds = tick_seconds
         self._clock = clock
         self._patterns: dict[str, _Pattern] = {}
-        self._groups: dict[frozenset[str], Group] = {}
+        self._groups: dict[_GroupKey, Group] = {}
+        self._views: dict[tuple[str, Options], View] = {}
+        self._exact_views: dict[str, dict[View, None]] = {}  # feed -> views that name it
+        self._wild_views: dict[str, dict[View, None]] = {}  # family name -> views of all of it
+        self._joining: list[_Joining] = []
         self._exact: dict[str, dict[Group, None]] = {}  # feed -> groups that name it
         self._wild: dict[str, dict[Group, None]] = {}  # family name -> groups that want all of it
         self._moved: dict[Client, None] = {}  # whose group does not fit their subscriptions any more
@@ -133,17 +157,126 @@ class Hub:
         """
         if pattern in client.patterns:
             return False
+        self._hold(pattern)
+        client.patterns.add(pattern)
+        self._moved[client] = None
+        self._wake.set()
+        return True
+
+    def _hold(self, pattern: str) -> None:
         known = self._patterns.get(pattern)
         if known is None:
             subscription = self._bus.subscribe(pattern, self._note)
             self._patterns[pattern] = _Pattern(match(pattern), subscription)
         else:
             known.clients += 1
-        client.patterns.add(pattern)
         self._counters.subscriptions += 1
-        self._moved[client] = None
+
+    async def look(
+        self, client: Client, pattern: str, options: Options, resume: tuple[int, int] | None = None
+    ) -> bool:
+        """Subscribe a client of version 2: what there is first, then what changes, nothing twice.
+
+        Args:
+            client: Of version 2.
+            pattern: What it names.
+            options: How the client wants to see it; a subscription to the same pattern is replaced.
+            resume: Of an event feed: (epoch, seq) of the last message that the client has.
+
+        Returns:
+            False where it cannot be resumed from there: what there is follows instead.
+
+        Raises:
+            ValueError: The pattern names no feed of the contract.
+        """
+        targets = match(pattern)
+        if not targets:
+            raise ValueError(f"no feed matches {pattern[:80]!r}")
+        self.look_away(client, pattern)
+        view = self._views.get((pattern, options))
+        if view is None:
+            view = self._views[pattern, options] = View(pattern, options, targets)
+            for table, key in _view_routes(view, self._exact_views, self._wild_views):
+                table.setdefault(key, {})[view] = None
+        view.clients += 1
+        client.views[pattern] = view
+        client.waiting.add(pattern)
+        self._hold(pattern)
+        joining = _Joining(client, view, [])
+        try:
+            resumed = await self._learn(joining, resume)
+        except BaseException:
+            if client.views.get(pattern) is view:
+                self.look_away(client, pattern)
+            raise
+        self._joining.append(joining)
         self._wake.set()
+        return resumed
+
+    async def _learn(self, joining: _Joining, resume: tuple[int, int] | None) -> bool:
+        """Get ready what a newcomer is told; whether it goes on from where they were."""
+        view = joining.view
+        if not view.wild:
+            family, symbol = _targets(view.pattern)[0]
+            feed = family.feed(symbol or "")
+            if family.kind == EVENT:
+                return await self._catch_up(joining, family, feed, resume)
+            if view.shown(feed) is None:
+                entry = await self._cache.get(feed)
+                view.learn(feed, family, entry, self._bus.place(feed), time.time_ns() // 1_000_000)
+        return resume is None
+
+    async def _catch_up(
+        self, joining: _Joining, family: Family, feed: str, resume: tuple[int, int] | None
+    ) -> bool:
+        """What a newcomer to an event feed is told: what they missed, or the list as it is."""
+        epoch, place = resume or self._bus.place(feed)
+        if resume is not None:
+            if self._bus.since(feed, epoch, place) is not None:
+                joining.place = place
+                return True
+            epoch, place = self._bus.place(feed)
+        limit = joining.view.options.limit or SNAPSHOT_ITEMS
+        entry = await self._cache.get(feed, limit) if family.max_items else None
+        if entry is not None:
+            place = entry.seq
+            body = envelope(
+                feed, epoch, place, time.time_ns() // 1_000_000, "snapshot", encode_json(entry.value)
+            )
+            joining.due.append(Due(feed, family, body, seq=place))
+        joining.place = place
+        return resume is None
+
+    def look_away(self, client: Client, pattern: str) -> bool:
+        """End a client's view of a pattern.
+
+        Returns:
+            False if there was none.
+        """
+        view = client.views.pop(pattern, None)
+        if view is None:
+            return False
+        client.waiting.discard(pattern)
+        self._let_go(view)
+        self._moved[client] = None
+        self._forget_dirt(client)
         return True
+
+    def _forget_dirt(self, client: Client) -> None:
+        for feed in [item.feed for item in client.dirty.values() if not self._wants(client, item)]:
+            del client.dirty[feed]
+
+    def _let_go(self, view: View) -> None:
+        self._release(view.pattern)
+        view.clients -= 1
+        if not view.clients:
+            del self._views[view.key]
+            for table, key in _view_routes(view, self._exact_views, self._wild_views):
+                views = table.get(key)
+                if views is not None:
+                    views.pop(view, None)
+                    if not views:
+                        del table[key]
 
     def unsubscribe(self, client: Client, pattern: str) -> bool:
         """End a client's subscription; values it has still to catch up with go with it.
@@ -156,8 +289,7 @@ class Hub:
         client.patterns.remove(pattern)
         self._release(pattern)
         self._moved[client] = None
-        for feed in [item.feed for item in client.dirty.values() if not self._wants(client, item)]:
-            del client.dirty[feed]
+        self._forget_dirt(client)
         return True
 
     def remove(self, client: Client) -> None:
@@ -165,6 +297,10 @@ class Hub:
         for pattern in client.patterns:
             self._release(pattern)
         client.patterns.clear()
+        for view in client.views.values():
+            self._let_go(view)
+        client.views.clear()
+        client.waiting.clear()
         self._moved.pop(client, None)
         self._slow.pop(client, None)
         self._regroup(client)
@@ -180,7 +316,7 @@ class Hub:
     def _wants(self, client: Client, item: Due) -> bool:
         return any(
             family is item.family and (symbol is None or family.feed(symbol) == item.feed)
-            for pattern in client.patterns
+            for pattern in (*client.patterns, *client.views)
             for family, symbol in _targets(pattern)
         )
 
@@ -190,7 +326,9 @@ class Hub:
         if old is not None:
             del old.clients[client]
             if not old.clients:
-                del self._groups[old.patterns]
+                del self._groups[old.patterns, old.views, old.join]
+                for view in old.views:
+                    view.groups.pop(old, None)
                 for table, key in self._routes(old):
                     groups = table.get(key)
                     if groups is not None:
@@ -198,13 +336,16 @@ class Hub:
                         if not groups:
                             del table[key]
         client.group = None
-        if client.patterns:
-            patterns = frozenset(client.patterns)
-            group = self._groups.get(patterns)
+        if client.patterns or len(client.views) > len(client.waiting):
+            views = frozenset(view for name, view in client.views.items() if name not in client.waiting)
+            members = frozenset(client.patterns), views, client.join
+            group = self._groups.get(members)
             if group is None:
-                group = self._groups[patterns] = Group(patterns)
-                for table, key in self._routes(group):
-                    table.setdefault(key, {})[group] = None
+                group = self._groups[members] = Group(*members)
+                for view in group.views:
+                    view.groups[group] = None
+                for table, route in self._routes(group):
+                    table.setdefault(route, {})[group] = None
             group.clients[client] = None
             client.group = group
 
@@ -235,7 +376,7 @@ class Hub:
 
     async def _run(self) -> None:
         while True:
-            if not (self._due or self._slow):
+            if not (self._due or self._slow or self._joining):
                 await self._idle_tick()
             self._wake.clear()
             ticks, began = self._counters.ticks, self._clock()
@@ -266,7 +407,9 @@ class Hub:
     async def _flush(self) -> None:
         await self._gather()
         due, self._due = self._due, {}
-        self._counters.ticks += bool(due or self._slow)
+        self._counters.ticks += bool(due or self._slow or self._joining)
+        joining, self._joining = self._joining, []
+        # Who joins a view is moved when this tick's messages are through: what they are told includes them.
         moved, self._moved = self._moved, {}
         pace = _Pace(self._clock)
         for client in moved:
@@ -279,14 +422,21 @@ class Hub:
         touched: dict[Group, None] = {}
         for message in due.values():
             self._route(message, touched)
+            if self._exact_views or self._wild_views:
+                self._route_to_views(message, touched)
             await pace.maybe_yield()
         for group in touched:
             items, group.due = group.due, []
-            payload = items[0].frame if len(items) == 1 else b"".join([item.frame for item in items])
+            payload = group.join([item.frame for item in items])
             for client in list(group.clients):
-                if not client.deliver(payload, items):
+                if client.joined:
+                    self._deliver_rest(client, items)
+                elif not client.deliver(payload, items):
                     self._slow[client] = None
                 await pace.maybe_yield()
+        for newcomer in joining:
+            self._join(newcomer)
+            await pace.maybe_yield()
 
     def _route(self, message: Message, touched: dict[Group, None]) -> None:
         exact = self._exact.get(message.feed)
@@ -304,6 +454,60 @@ class Hub:
         for group in groups:
             group.due.append(item)
         touched.update(groups)
+
+    def _route_to_views(self, message: Message, touched: dict[Group, None]) -> None:
+        exact = self._exact_views.get(message.feed, {})
+        wild = self._wild_views.get(message.family.name, {})
+        for view in (*exact, *wild) if wild else tuple(exact):
+            try:
+                item = view.render(message)
+            except Exception as error:
+                self._counters.encode_errors += 1
+                self._warn_encoding(message.feed, error)
+                continue
+            if item is None:
+                continue
+            self._counters.framed += 1
+            for group in view.groups:
+                # Who names a feed and also all of its kind gets it once, as they named it.
+                if not view.wild or message.feed not in group.names:
+                    group.due.append(item)
+                    touched[group] = None
+
+    def _join(self, newcomer: _Joining) -> None:
+        """Tell a newcomer what there is, and from the next tick on what changes: in one step."""
+        client, view, due = newcomer.client, newcomer.view, newcomer.due
+        if client.views.get(view.pattern) is not view:
+            return  # gone, or wants it otherwise by now
+        client.waiting.discard(view.pattern)
+        self._regroup(client)
+        self._moved.pop(client, None)
+        if view.wild:
+            shown = view.all_shown()
+        else:
+            family, symbol = _targets(view.pattern)[0]
+            feed = family.feed(symbol or "")
+            if family.kind == EVENT:
+                epoch, client.joined[feed] = self._bus.place(feed)
+                missed = self._bus.since(feed, epoch, newcomer.place) or []
+                due += [item for item in map(view.render, missed) if item is not None]
+                shown = []
+            else:
+                known = view.shown(feed)
+                shown = [] if known is None else [known]
+        for known in shown:
+            due.append(
+                Due(known.feed, known.family, known.full(), seq=known.seq, full=view.catch_up(known.feed))
+            )
+        if due and not client.deliver(client.join([item.frame for item in due]), due):
+            self._slow[client] = None
+
+    def _deliver_rest(self, client: Client, items: list[Due]) -> None:
+        """The tick after joining: without the events that the newcomer was told already."""
+        joined, client.joined = client.joined, {}
+        rest = [item for item in items if item.state or item.seq > joined.get(item.feed, 0)]
+        if rest and not client.deliver(client.join([item.frame for item in rest]), rest):
+            self._slow[client] = None
 
     def _warn_encoding(self, feed: str, error: Exception) -> None:
         now = self._clock()
@@ -331,6 +535,17 @@ class _Pace:
         if self._clock() - self._since >= STEP_SECONDS:
             await asyncio.sleep(0)
             self._since = self._clock()
+
+
+def _view_routes(
+    view: View, exact: dict[str, dict[View, None]], wild: dict[str, dict[View, None]]
+) -> Iterator[tuple[dict[str, dict[View, None]], str]]:
+    """The tables and keys by which messages find a view."""
+    for family, symbol in _targets(view.pattern):
+        if symbol is None:
+            yield wild, family.name
+        else:
+            yield exact, family.feed(symbol)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -44,8 +44,8 @@ TOO_MANY_LOGINS = 4030  # failed ones from this address; reconnect after the sec
 
 TOO_SLOW_REASON = "too slow for the events subscribed: read faster or subscribe to fewer feeds"
 
-_MAX_NAME = 128  # characters; longer than any feed of the contract
-_MAX_LIMIT = 1_000_000  # more than any list holds
+MAX_NAME = 128  # characters; longer than any feed of the contract
+MAX_LIMIT = 1_000_000  # more than any list holds
 
 
 class Auth(msgspec.Struct, frozen=True):
@@ -125,8 +125,8 @@ def _subscription(
     feed = message.get("feed")
     if not isinstance(feed, str):
         return Refusal("bad_feed", "'feed' must be a string, e.g. \"quote:AAPL\"")
-    if len(feed) > _MAX_NAME or not match(feed):
-        return Refusal("unknown_feed", f"no feed matches {_shown(feed)}")
+    if len(feed) > MAX_NAME or not match(feed):
+        return Refusal("unknown_feed", f"no feed matches {shown(feed)}")
     return kind(feed)
 
 
@@ -136,16 +136,16 @@ def _get(message: dict[str, Any]) -> Get | Refusal:
         return Refusal("bad_feed", "'cache' must be a string, e.g. \"scanners:top_gainers\"")
     if "*" in key:
         return Refusal("wildcard_in_get")
-    if len(key) > _MAX_NAME or resolve(key) is None:
-        return Refusal("unknown_feed", f"no feed is called {_shown(key)}")
+    if len(key) > MAX_NAME or resolve(key) is None:
+        return Refusal("unknown_feed", f"no feed is called {shown(key)}")
     if limit is None:
         return Get(key, 0)
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
         return Refusal("bad_limit")
-    return Get(key, min(limit, _MAX_LIMIT))
+    return Get(key, min(limit, MAX_LIMIT))
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A client's text as it may be repeated: short, printable ASCII."""
     return ascii(name[:80])
 

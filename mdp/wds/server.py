@@ -94,7 +94,7 @@ class WidgetDataService:
         )
         self._sessions: dict[Client, Session] = {}
         self._tls: Tls | None = None
-        self._hub = Hub(bus, self.counters, tick_seconds=config.tick_ms / 1_000, gather=gather)
+        self._hub = Hub(bus, cache, self.counters, tick_seconds=config.tick_ms / 1_000, gather=gather)
         self._limits = Limits(
             config.client_buffer_bytes,
             ping_seconds=ping_seconds,

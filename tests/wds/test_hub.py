@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mdp import feeds
 from mdp.cache.base import Message
-from mdp.cache.memory import MemoryBus
+from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.wds import hub as hub_module
 from mdp.wds.client import Client, Limits
 from mdp.wds.counters import WdsCounters
@@ -33,7 +33,10 @@ class Rig:
     ) -> None:
         self.bus = MemoryBus(epoch=1)
         self.counters = WdsCounters()
-        self.hub = Hub(self.bus, self.counters, tick_seconds=tick_seconds, gather=gather, clock=clock)
+        self.cache = MemoryCache(self.bus)
+        self.hub = Hub(
+            self.bus, self.cache, self.counters, tick_seconds=tick_seconds, gather=gather, clock=clock
+        )
 
     def client(self, *patterns: str, limit: int = 1_000_000) -> tuple[Client, FakeTransport]:
         """A client with subscriptions, and what it is written to."""
@@ -267,7 +270,7 @@ async def test_a_long_flush_gives_the_loop_back(monkeypatch: pytest.MonkeyPatch)
     bus = MemoryBus(epoch=1)
     counters = WdsCounters()
     rig = Rig()
-    rig.hub = Hub(bus, counters, tick_seconds=0.0, clock=lambda: float(next(ticking)))
+    rig.hub = Hub(bus, MemoryCache(bus), counters, tick_seconds=0.0, clock=lambda: float(next(ticking)))
     rig.bus = bus
     transports = [rig.client("alerts")[1] for _ in range(300)]
     rig.bus.publish(feeds.ALERTS, "", 1)
