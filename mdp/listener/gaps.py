@@ -37,7 +37,9 @@ class Gap(msgspec.Struct):
     events: int = 0  # lost, as far as they could be counted
     symbols: list[str] | None = None  # whose data, the first MAX_NAMES; None: any symbol's
     symbols_count: int | None = None
-    not_recoverable: list[str] = msgspec.field(default_factory=list)  # feeds that no later question to the provider completes
+    not_recoverable: list[str] = msgspec.field(
+        default_factory=list
+    )  # feeds that no later question to the provider completes
     repair: str = ""  # of highs, lows and volumes: a word above; empty where there is nothing to do
     repair_detail: str = ""  # one line for a person
     repaired: int = 0  # symbols

@@ -93,10 +93,9 @@ class Keeper:
     async def save(self) -> None:
         """Write a snapshot now."""
         market = self._engine.market
-        if market.clock.day is None:
-            return
+        # Without a market clock yet (a start at night, on a weekend) there are reference values to keep.
         head = {
-            "day": market.clock.day.day.isoformat(),
+            "day": "" if market.clock.day is None else market.clock.day.day.isoformat(),
             "now_ms": market.clock.now_ms,
             "saved_ms": self._wall_ms(),
         }
@@ -133,13 +132,13 @@ class Keeper:
                 journal = [r for i, r in enumerate(journal) if i > at or r[0] == "e"]
                 day, now_ms = restored.journal[at][1], restored.journal[at][2]
                 break
+        if extra:
+            self._extra_load(extra, day)
         if not now_ms:
             return
         market.clock.set(now_ms)
         assert market.clock.day is not None
         market.session = market.clock.day.session(now_ms)
-        if extra:
-            self._extra_load(extra, day)
         by_name = {guard.name: guard for guard in self._engine.guards}
         states: dict[str, list[Any]] = {}
         for record in records:

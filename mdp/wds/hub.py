@@ -172,6 +172,10 @@ class Hub:
             known.clients += 1
         self._counters.subscriptions += 1
 
+    def place(self, feed: str) -> tuple[int, int]:
+        """(epoch, seq) of the last message on a feed."""
+        return self._bus.place(feed)
+
     async def look(
         self, client: Client, pattern: str, options: Options, resume: tuple[int, int] | None = None
     ) -> bool:

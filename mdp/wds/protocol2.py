@@ -5,7 +5,7 @@ As `protocol` does for version 1: `parse` takes any text and gives a command or 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -167,10 +167,10 @@ def _where(message: dict[str, Any]) -> tuple[tuple[str, str, str | float | bool]
             and (isinstance(part[2], int | float) or _is_name(part[2]))
         ):
             example = '["pct_change", ">=", 10]'
-            raise _Bad("bad_option", f"'where' must hold comparisons such as {example}, with {' '.join(RELATIONS)}")
-    return tuple(sorted((part[0], part[1], part[2]) for part in where)) if len(where) < 2 else tuple(
-        sorted(((part[0], part[1], part[2]) for part in where), key=repr)
-    )  # fmt: skip
+            raise _Bad(
+                "bad_option", f"'where' must hold comparisons such as {example}, with {' '.join(RELATIONS)}"
+            )
+    return tuple(sorted(((part[0], part[1], part[2]) for part in where), key=repr))
 
 
 def _is_name(value: Any) -> bool:
@@ -188,7 +188,7 @@ def _resume(message: dict[str, Any], feeds: tuple[str, ...]) -> tuple[int, int] 
     return epoch, seq
 
 
-def _is_place(value: Any) -> bool:
+def _is_place(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 

@@ -16,17 +16,18 @@ from aiohttp import WSMsgType, web
 from mdp.cache.base import Bus, Cache, Entry, encode_json
 from mdp.config import WdsConfig
 from mdp.stage import Health
-from mdp.wds import access, protocol
+from mdp.wds import access, protocol, protocol2
 from mdp.wds.access import Access, Denied, Session
 from mdp.wds.admission import HEADER_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS, SPARE, Admission, Gate, peer_of
 from mdp.wds.auth import hosts_of, origin_allowed
-from mdp.wds.client import Client, Limits
+from mdp.wds.client import Client, Limits, framed_together, frames_joined
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import pong_frame, text_frame
 from mdp.wds.hub import Hub, nothing_to_gather
 from mdp.wds.limits import Networks
 from mdp.wds.permissions import Identity, Permission
 from mdp.wds.tls import Tls
+from mdp.wds.views import envelope
 
 log = structlog.get_logger(__name__)
 
@@ -226,6 +227,7 @@ class WidgetDataService:
                 autoping=False,
                 autoclose=False,
                 max_msg_size=self._config.max_message_bytes,
+                protocols=(protocol2.SUBPROTOCOL,),
             )
             await socket.prepare(request)
             transport = request.transport
@@ -261,7 +263,15 @@ class WidgetDataService:
 
     async def _serve(self, socket: _Socket, transport: asyncio.WriteTransport) -> None:
         loop = asyncio.get_running_loop()
-        client = Client(next(self._ids), transport, self._limits, self.counters, loop)
+        second = socket.ws_protocol == protocol2.SUBPROTOCOL
+        client = Client(
+            next(self._ids),
+            transport,
+            self._limits,
+            self.counters,
+            loop,
+            framed_together if second else frames_joined,
+        )
         socket.client = client
         self.counters.clients_total += 1
         self._clients[client] = None
@@ -274,7 +284,7 @@ class WidgetDataService:
         try:
             if not self._config.auth_enabled or await self._authenticate(client, socket):
                 self.admission.settle(transport)
-                await self._converse(client, socket, self._obey)
+                await self._converse(client, socket, self._obey2 if second else self._obey)
             await self._linger(client, socket)
         finally:
             self._hub.remove(client)
@@ -396,7 +406,55 @@ class WidgetDataService:
                 self._refuse(client, command)
         return True
 
-    def _refuse(self, client: Client, refusal: protocol.Refusal) -> None:
+    async def _obey2(self, client: Client, data: str | bytes) -> bool:
+        """The same in version 2."""
+        command = protocol2.parse(data)
+        match command:
+            case protocol2.Subscribe():
+                await self._look(client, command)
+            case protocol2.Unsubscribe(feeds, number):
+                for feed in feeds:
+                    self._hub.look_away(client, feed)
+                client.answer(text_frame(protocol2.unsubscribed(feeds, number)))
+            case protocol2.Get():
+                await self._get2(client, command)
+            case protocol2.Auth():
+                client.answer(text_frame(protocol2.authorized(command.id)))
+            case protocol2.Refusal():
+                self._refuse(client, command)
+        return True
+
+    async def _look(self, client: Client, command: protocol2.Subscribe) -> None:
+        new = sum(feed not in client.views for feed in command.feeds)
+        if len(client.views) + new > self._config.max_subscriptions:
+            detail = f"{self._config.max_subscriptions} subscriptions at most; unsubscribe first"
+            self._refuse(client, protocol2.Refusal("too_many_subscriptions", detail, command.id))
+            return
+        client.answer(text_frame(protocol2.subscribed(command.feeds, command.id)))
+        for feed in command.feeds:
+            try:
+                resumed = await self._hub.look(client, feed, command.options, command.resume)
+            except Exception as error:
+                log.warning("wds_subscribe_failed", feed=feed, error=type(error).__name__)
+                self._refuse(client, protocol2.Refusal("unavailable", "", command.id))
+                continue
+            if not resumed:
+                client.answer(text_frame(protocol2.resync(feed, command.id)))
+
+    async def _get2(self, client: Client, command: protocol2.Get) -> None:
+        feed = command.feed
+        try:
+            entry = await self._cache.get(feed, command.limit)
+            data = await _entry_json(entry, command.limit)
+        except Exception as error:
+            log.warning("wds_get_failed", key=feed, error=type(error).__name__)
+            self._refuse(client, protocol2.Refusal("unavailable", "", command.id))
+            return
+        epoch, seq = self._hub.place(feed) if entry is None else (entry.epoch, entry.seq)
+        body = envelope(feed, epoch, seq, time.time_ns() // 1_000_000, "get", data, number=command.id)
+        client.answer(text_frame(body))
+
+    def _refuse(self, client: Client, refusal: protocol.Refusal | protocol2.Refusal) -> None:
         self.counters.refuse(refusal.code or "invalid_action")
         client.answer(text_frame(refusal.json()))
 

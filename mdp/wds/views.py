@@ -86,13 +86,37 @@ class Shown:
 
 
 def envelope(
-    feed: str, epoch: int, seq: int, ts: int, kind: str, data: bytes, *, base: int | None = None
+    feed: str,
+    epoch: int,
+    seq: int,
+    ts: int,
+    kind: str,
+    data: bytes,
+    *,
+    base: int | None = None,
+    number: Any = None,
 ) -> bytes:
-    """A message of version 2. `data` is JSON; `base`: seq of the value that a delta changes."""
-    changed = b"" if base is None else b',"base":%d' % base
+    """A message of version 2.
+
+    Args:
+        feed, epoch, seq, ts: As its publisher numbered it.
+        kind: `snapshot`, `state`, `delta`, `event` or `get`.
+        data: JSON.
+        base: Of a delta: seq of the value that it changes.
+        number: Of an answer: the question's `id`.
+    """
+    more = b"" if base is None else b',"base":%d' % base
+    if number is not None:
+        more += b',"id":' + encode_json(number)
     return b'{"feed":%b,"epoch":%d,"seq":%d,"ts":%d,"kind":"%b"%b,"data":%b}' % (
-        encode_json(feed), epoch, seq, ts, kind.encode(), changed, data,
-    )  # fmt: skip
+        encode_json(feed),
+        epoch,
+        seq,
+        ts,
+        kind.encode(),
+        more,
+        data,
+    )
 
 
 class View:

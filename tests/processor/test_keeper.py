@@ -30,7 +30,15 @@ DAY_MS = 86_400_000
 class Process:
     """One life of the platform between its queue and its cache, in a folder that outlives it."""
 
-    def __init__(self, folder: Path, *, feed: str = "127.0.0.1:4300", wall_ms: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        feed: str = "127.0.0.1:4300",
+        wall_ms: int = 1_000_000,
+        extra: tuple[Any, ...] = (),
+    ) -> None:
+        self.loaded: list[tuple[list[Any], str]] = []  # of `extra`, of the life before
         self.bus = MemoryBus(epoch=1)
         self.cache = MemoryCache(self.bus, clock=lambda: 10**12)
         self.results = Results(self.bus, self.cache)
@@ -41,7 +49,13 @@ class Process:
         self.store = Store(str(folder / "mdp"), feed, "stocks")
         self.wall_ms = wall_ms
         self.keeper = Keeper(
-            self.store, self.engine, self.cache, period_seconds=3_600, wall_ms=lambda: self.wall_ms
+            self.store,
+            self.engine,
+            self.cache,
+            period_seconds=3_600,
+            extra_dump=lambda: iter(extra),
+            extra_load=lambda records, day: self.loaded.append((records, day)),
+            wall_ms=lambda: self.wall_ms,
         )
         self.alerts: list[Any] = []
         for pattern in ("daily_range_hod_alert", "daily_range_lod_alert"):
@@ -256,6 +270,18 @@ async def test_an_analyzer_that_cannot_take_its_state_back_costs_its_state_only(
 
     assert again.market.symbols["A"].bar is not None
     assert len(await again.get("daily_range_hod_alert")) == 1
+    await again.keeper.stop()
+
+
+async def test_what_was_fetched_before_the_first_event_is_kept(tmp_path: Path) -> None:
+    """A start at night has no market clock yet, but reference values worth keeping."""
+    first = await life(tmp_path, extra=("fetched",))
+    await first.keeper.stop()
+
+    again = await life(tmp_path)
+
+    assert again.loaded == [(["fetched"], "")]
+    assert again.market.clock.day is None
     await again.keeper.stop()
 
 
