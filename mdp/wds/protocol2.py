@@ -31,14 +31,10 @@ _MAX_TEXT = 64
 
 
 class Auth(msgspec.Struct, frozen=True):
-    """`auth`, by a key or a token; empty where none, or none of a string's type, was sent."""
+    """`auth`, as in version 1."""
 
-    api_key: str
-    token: str
+    login: protocol.Auth
     id: Any = None
-
-    def __repr__(self) -> str:
-        return "Auth(api_key=********, token=********)"
 
 
 class Subscribe(msgspec.Struct, frozen=True):
@@ -102,7 +98,7 @@ def parse(text: str | bytes) -> Command | Refusal:
     try:
         match message.get("action"):
             case "auth":
-                return Auth(_text(message.get("api_key")), _text(message.get("token")), number)
+                return Auth(protocol.Auth(_text(message.get("api_key")), _text(message.get("token"))), number)
             case "subscribe":
                 return _subscribe(message, number)
             case "unsubscribe":

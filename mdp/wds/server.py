@@ -373,14 +373,9 @@ class WidgetDataService:
 
     async def _obey(self, client: Client, data: str | bytes) -> bool:
         """Do what a message says and answer it. Always True: the connection stays."""
-        session = self._sessions[client]
-        verdict = self.access.act(session)
-        if verdict != "go":
-            self._refuse(client, protocol.Refusal("slow_down"))
-            if verdict == "close":
-                self.counters.close(protocol.TOO_MANY_ACTIONS)
-                client.close(protocol.TOO_MANY_ACTIONS, "too many messages a second")
+        if not self._may_act(client):
             return True
+        session = self._sessions[client]
         command = protocol.parse(data)
         match command:
             case protocol.Subscribe(feed) | protocol.Get(feed) if not session.permits(feed):
@@ -406,10 +401,28 @@ class WidgetDataService:
                 self._refuse(client, command)
         return True
 
+    def _may_act(self, client: Client) -> bool:
+        verdict = self.access.act(self._sessions[client])
+        if verdict == "go":
+            return True
+        self._refuse(client, protocol.Refusal("slow_down"))
+        if verdict == "close":
+            self.counters.close(protocol.TOO_MANY_ACTIONS)
+            client.close(protocol.TOO_MANY_ACTIONS, "too many messages a second")
+        return False
+
     async def _obey2(self, client: Client, data: str | bytes) -> bool:
         """The same in version 2."""
+        if not self._may_act(client):
+            return True
         command = protocol2.parse(data)
+        permits = self._sessions[client].permits
         match command:
+            case protocol2.Subscribe(feeds) if not all(map(permits, feeds)):
+                refused = ", ".join(ascii(feed) for feed in feeds if not permits(feed))[:500]
+                self._refuse(client, self._forbidden(refused, command.id))
+            case protocol2.Get(feed) if not permits(feed):
+                self._refuse(client, self._forbidden(ascii(feed), command.id))
             case protocol2.Subscribe():
                 await self._look(client, command)
             case protocol2.Unsubscribe(feeds, number):
@@ -418,11 +431,17 @@ class WidgetDataService:
                 client.answer(text_frame(protocol2.unsubscribed(feeds, number)))
             case protocol2.Get():
                 await self._get2(client, command)
+            case protocol2.Auth(login) if self._config.auth_enabled:
+                await self._log_in(client, login)
             case protocol2.Auth():
                 client.answer(text_frame(protocol2.authorized(command.id)))
             case protocol2.Refusal():
                 self._refuse(client, command)
         return True
+
+    @staticmethod
+    def _forbidden(feeds: str, number: object) -> protocol2.Refusal:
+        return protocol2.Refusal("forbidden", f"the key or token does not permit all of {feeds}", number)
 
     async def _look(self, client: Client, command: protocol2.Subscribe) -> None:
         new = sum(feed not in client.views for feed in command.feeds)
@@ -494,6 +513,11 @@ class _Member:
         for pattern in [pattern for pattern in self._client.patterns if not permission.allows(pattern)]:
             self._hub.unsubscribe(self._client, pattern)
             self._client.answer(text_frame(protocol.unsubscribed(pattern)))
+        views = tuple(pattern for pattern in self._client.views if not permission.allows(pattern))
+        for pattern in views:
+            self._hub.look_away(self._client, pattern)
+        if views:
+            self._client.answer(text_frame(protocol2.unsubscribed(views)))
 
 
 def _word(identity: Identity) -> str:
