@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from mdp import feeds
 from mdp.cache.base import Entry
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.feeds import Family
+from mdp.wds import hub as hub_module
 from mdp.wds.client import Client, Limits, framed_together
 from mdp.wds.counters import WdsCounters
 from mdp.wds.hub import Hub
@@ -93,11 +96,18 @@ class Rig:
     """A hub with a bus and a cache that analyzers would fill."""
 
     def __init__(self) -> None:
+        self.meanwhile: list[Callable[[], None]] = []  # done in the middle of ticks, one in each turn
         self.bus = MemoryBus(epoch=5)
         self.cache = MemoryCache(self.bus)
         self.counters = WdsCounters()
-        self.hub = Hub(self.bus, self.cache, self.counters, tick_seconds=0.0, clock=lambda: 0.0)
+        self.hub = Hub(self.bus, self.cache, self.counters, tick_seconds=0.0, clock=self._clock)
         self.published: dict[str, Any] = {}
+
+    def _clock(self) -> float:
+        """Asked by the hub between its steps: what happens meanwhile happens here."""
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        return 0.0
 
     def publish(self, family: Family, symbol: str, value: Any) -> None:
         """As an analyzer does: cache, then bus."""
@@ -256,6 +266,23 @@ async def test_other_options_replace_a_subscription() -> None:
     assert not rig.bus.interest(BOARD)
 
 
+async def test_nothing_comes_before_the_snapshot() -> None:
+    """Also where the client's other subscriptions change in the same tick, and others are told a delta."""
+    rig = Rig()
+    old, new = Reader(rig, 10**6), Reader(rig, 10**6)
+    await rig.hub.look(old.client, BOARD.name, Options())
+    for feed in ("quote:A", "quote:B"):
+        await rig.hub.look(new.client, feed, Options())
+    rig.board(1)
+    await rig.hub.flush()
+    new.read()
+    rig.hub.look_away(new.client, "quote:A")
+    await rig.hub.look(new.client, BOARD.name, Options())
+    rig.board(2)
+    await rig.hub.flush()
+    assert [message["kind"] for message in new.read()] == ["snapshot"]
+
+
 async def test_a_cache_that_fails_leaves_no_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is told and may ask again."""
     rig = Rig()
@@ -274,12 +301,15 @@ async def test_a_cache_that_fails_leaves_no_subscription(monkeypatch: pytest.Mon
 
 
 SEEN = (BOARD.name, "quote:A", EVENTS.name)
+happenings = st.one_of(
+    st.tuples(st.just("board"), st.lists(st.integers(0, 3), max_size=4)),
+    st.tuples(st.just("quote"), st.integers(0, 3)),
+    st.tuples(st.just("event"), st.integers(0, 3)),
+)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("board"), st.lists(st.integers(0, 3), max_size=4)),
-        st.tuples(st.just("quote"), st.integers(0, 3)),
-        st.tuples(st.just("event"), st.integers(0, 3)),
-        st.tuples(st.just("tick"), st.none()),
+        happenings,
+        st.tuples(st.just("tick"), st.lists(st.one_of(happenings, st.none()), max_size=6)),
         st.tuples(st.just("look"), st.tuples(st.integers(0, 2), st.sampled_from(SEEN), st.booleans())),
         st.tuples(st.just("leave"), st.tuples(st.integers(0, 2), st.sampled_from(SEEN))),
         st.tuples(st.just("return"), st.integers(0, 2)),
@@ -292,21 +322,31 @@ STEPS = st.lists(
 @given(STEPS)
 def test_any_sequence_of_joins_is_without_hole_or_repeat(steps: list[tuple[str, Any]]) -> None:
     """After every tick whoever follows the protocol knows what was published; each event once, in order."""
-    asyncio.run(_run(steps))
+    every = hub_module._CHECK_EVERY
+    hub_module._CHECK_EVERY = 1  # every message and client is a step of its own
+    try:
+        asyncio.run(_run(steps))
+    finally:
+        hub_module._CHECK_EVERY = every
 
 
 async def _run(steps: list[tuple[str, Any]]) -> None:
     rig = Rig()
     readers = [Reader(rig, 10**6) for _ in range(3)]
     events: list[int] = []
-    for what, value in [*steps, ("tick", None)]:
+
+    def happen(what: str, value: Any) -> None:
         if what == "board":
             rig.board(*value)
         elif what == "quote":
             rig.publish(feeds.QUOTE, "A", {"symbol": "A", "close": value})
-        elif what == "event":
+        else:
             events.append(value)
             rig.publish(EVENTS, "", value)
+
+    for what, value in [*steps, ("tick", [])]:
+        if what in ("board", "quote", "event"):
+            happen(what, value)
         elif what == "look":
             number, feed, full = value
             readers[number].forget(feed)
@@ -323,7 +363,15 @@ async def _run(steps: list[tuple[str, Any]]) -> None:
                 place = (5, reader.seq[EVENTS.name])
                 assert await rig.hub.look(reader.client, EVENTS.name, Options(), place)
         else:
+            rig.meanwhile = [
+                (lambda: None) if happening is None else functools.partial(happen, *happening)
+                for happening in value
+            ]
             await rig.hub.flush()
+            for reader in readers:
+                reader.read()
+            rig.meanwhile.clear()
+            await rig.hub.flush()  # what happened in the middle of the tick is in the next one
             for reader in readers:
                 reader.read()
                 for feed in reader.client.views:
