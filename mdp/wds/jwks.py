@@ -81,7 +81,7 @@ class Jwks:
             keys = _usable(await self._download())
             if not keys:
                 raise ValueError("no Ed25519 key in it")
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, msgspec.MsgspecError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             self.errors += 1
             log.warning("wds_jwks_failed", error=type(error).__name__, kept=len(self._keys))
         else:

@@ -87,12 +87,15 @@ def secret_from_file(path: str) -> VerifyKey:
     """The secret of HS256 in a file: its bytes without the white space around them.
 
     Raises:
-        TokenKeyError: It cannot be read, or is shorter than 32 bytes.
+        TokenKeyError: It cannot be read, is shorter than 32 bytes, or is a public key.
     """
     secret = _read(path).strip()
     if len(secret) < MIN_SECRET_BYTES:
         raise TokenKeyError(f"{path}: the secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES}")
-    return VerifyKey(OctKey.import_key(secret))
+    try:
+        return VerifyKey(OctKey.import_key(secret))
+    except Exception:  # of the library, which knows public keys by their form
+        raise TokenKeyError(f"{path}: a public key, which everybody knows, is no secret") from None
 
 
 def public_key_from_file(path: str) -> VerifyKey:

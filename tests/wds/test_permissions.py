@@ -10,7 +10,17 @@ from mdp.feeds import FAMILIES, match
 from mdp.wds.permissions import ANONYMOUS, EVERYTHING, MAX_PATTERNS, Identity, Permission
 
 NAMES = [family.feed("AAPL" if family.hole else "") for family in FAMILIES]
-PATTERNS = [*NAMES, "quote:*", "quote:MSFT", "stocks:*:AAPL", "stocks:agg:*", "scanners:*", "*", "*:*", "*:AAPL"]
+PATTERNS = [
+    *NAMES,
+    "quote:*",
+    "quote:MSFT",
+    "stocks:*:AAPL",
+    "stocks:agg:*",
+    "scanners:*",
+    "*",
+    "*:*",
+    "*:AAPL",
+]
 PATTERNS += ["scanners:*:events", "tta:*:widget", "*:top_gainers", "news:*:latest", "halts:*"]
 
 
@@ -24,7 +34,10 @@ PATTERNS += ["scanners:*:events", "tta:*:widget", "*:top_gainers", "news:*:lates
         (["scanners:*"], "scanners:top_gainers"),
         (["scanners:*"], "scanners:market_breadth"),
         (["stocks:*:AAPL"], "stocks:trades:AAPL"),
-        (["stocks:agg:AAPL", "stocks:trades:AAPL", "stocks:quotes:AAPL", "stocks:luld:AAPL"], "stocks:*:AAPL"),
+        (
+            ["stocks:agg:AAPL", "stocks:trades:AAPL", "stocks:quotes:AAPL", "stocks:luld:AAPL"],
+            "stocks:*:AAPL",
+        ),
         (["**"], "alerts"),
         (["**"], "*:*"),
     ],
