@@ -58,7 +58,7 @@ def worse(name: str, seed: int) -> list[disturb.Frame]:
     return frames
 
 
-@pytest.fixture(scope="module", params=[(name, seed) for name in (MINUTES, TICKS) for seed in (1, 2, 3)])
+@pytest.fixture(scope="module", params=[(MINUTES, 1), (MINUTES, 2), (MINUTES, 3), (TICKS, 1), (TICKS, 2)])
 def disturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """A day of which 3 % of the frames are damaged; its trades have conditions."""
     name, seed = request.param
@@ -81,15 +81,15 @@ def test_a_disturbed_day_equals_the_reference_model(
     comparison(disturbed)
 
 
-def killed_between(folder: Path, name: str, whole: list[disturb.Frame]) -> Answers:
+def killed_between(folder: Path, name: str) -> Answers:
     """A day cut in two: `kill -9` between the halves, when the platform has processed all it got.
 
     Args:
         folder: For the halves and the platform's snapshot.
-        name: Of the recording, whose reference values count.
-        whole: Its frames.
+        name: Of the recording.
     """
     recording, reference = source(name)
+    whole = worse(name, seed=4)
     cut = len(whole) // 2
     first = disturb.write(folder / f"first.{FRAMES}", whole[:cut], reference)
     second = disturb.write(folder / f"second.{FRAMES}", whole[cut:], reference)
@@ -109,14 +109,10 @@ def killed_between(folder: Path, name: str, whole: list[disturb.Frame]) -> Answe
         return Answers(process, model, sum(model.counts.values()) - sent_before)
 
 
-@pytest.fixture(
-    scope="module", params=[(name, damaged) for name in (MINUTES, TICKS) for damaged in (False, True)]
-)
+@pytest.fixture(scope="module", params=[MINUTES, TICKS])
 def restarted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """A day with `kill -9` and a restart in its midst, nothing lost; as recorded, and damaged."""
-    name, damaged = request.param
-    whole = worse(name, seed=4) if damaged else disturb.read(source(name)[0])
-    return killed_between(tmp_path_factory.mktemp("restarted"), name, whole)
+    """A damaged day with `kill -9` and a restart in its midst, nothing lost."""
+    return killed_between(tmp_path_factory.mktemp("restarted"), request.param)
 
 
 @pytest.mark.parametrize("comparison", [quotes_agree, boards_agree, ranges_agree, alerts_agree, trades_agree])
@@ -127,8 +123,8 @@ def test_a_day_with_kill_9_in_its_midst_equals_the_reference_model(
     comparison(restarted)
 
 
-#: Market seconds a second: a day of 16 hours, or six of them, in about 15 s.
-SPEED = {MINUTES: "4000", TICKS: "1500"}
+#: Market seconds a second: a day of 16 hours, or six of them, in about 10 s.
+SPEED = {MINUTES: "5000", TICKS: "2500"}
 #: Events that the first process gets. Of ticks, most come after the open, in the last seconds.
 BEFORE = {MINUTES: 13_000, TICKS: 400}
 #: Beside what a start takes.
