@@ -135,26 +135,45 @@ async def test_limits_count_views() -> None:
         assert (await answer(client))["status"] == "subscribed"
 
 
-BAD = {
-    "bad_feeds": [{}, {"feeds": []}, {"feeds": [7]}, {"feeds": {"quote:A": 1}}, {"feeds": ["quote:A"] * 1_001}],
-    "unknown_feed": [{"feeds": ["quote:A", "mdp:internal"]}, {"feed": "quote:../../etc"}, {"feed": "x" * 500}],
+BAD: dict[str, list[dict[str, Any]]] = {
+    "bad_feeds": [
+        {},
+        {"feeds": []},
+        {"feeds": [7]},
+        {"feeds": {"quote:A": 1}},
+        {"feeds": ["quote:A"] * 1_001},
+    ],
+    "unknown_feed": [{"feeds": ["quote:A", "mdp:internal"]}, {"feed": "quote:A B"}, {"feed": "x" * 500}],
     "bad_limit": [{"feed": "quote:A", "limit": bad} for bad in (-1, 1.5, "7", True)],
     "bad_option": [
         {"feed": "quote:A", **bad}
         for bad in (
-            {"full": 1}, {"fields": "close"}, {"fields": [1]}, {"fields": ["x"] * 101}, {"where": "close > 1"},
-            {"where": [["close", ">"]]}, {"where": [["close", "~", 1]]}, {"where": [["close", ["="], 1]]},
-            {"where": [["close", "=", [1]]]}, {"where": [["close", "=", 1]] * 21}, {"where": [7]},
+            {"full": 1},
+            {"fields": "close"},
+            {"fields": [1]},
+            {"fields": ["x"] * 101},
+            {"where": "close > 1"},
+            {"where": [["close", ">"]]},
+            {"where": [["close", "~", 1]]},
+            {"where": [["close", ["="], 1]]},
+            {"where": [["close", "=", [1]]]},
+            {"where": [["close", "=", 1]] * 21},
+            {"where": [7]},
         )
     ],
     "bad_resume": [
         {"feed": feed, "resume": resume}
         for feed, resume in (
-            ("quote:A", {"epoch": 1, "seq": 1}), ("alerts", 7), ("alerts", {"epoch": 1}), ("alerts", {"epoch": -1, "seq": 2}),
-            ("*:alerts", {"epoch": 1, "seq": 1}), ("alerts", {"epoch": True, "seq": 1}), ("alerts", {"epoch": 1, "seq": 2**70}),
+            ("quote:A", {"epoch": 1, "seq": 1}),
+            ("alerts", 7),
+            ("alerts", {"epoch": 1}),
+            ("alerts", {"epoch": -1, "seq": 2}),
+            ("quote:*", {"epoch": 1, "seq": 1}),
+            ("alerts", {"epoch": True, "seq": 1}),
+            ("alerts", {"epoch": 1, "seq": 2**70}),
         )
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
