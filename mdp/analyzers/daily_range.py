@@ -40,7 +40,7 @@ class RangeState(msgspec.Struct, gc=False):
     revision: int = 0  # grows with changes of other sessions' extremes
 
 
-def _session_range(owner: SymbolState, index: int) -> tuple[Number | None, Number | None]:
+def session_range(owner: SymbolState, index: int) -> tuple[Number | None, Number | None]:
     """High and low of a session; None before its first print."""
     if index == owner.session:
         return owner.high, owner.low
@@ -155,9 +155,9 @@ class DailyRange(Analyzer):
         if state is None or state.range is None or row is None:
             return None
         value = msgspec.structs.asdict(row)
-        value["pre_market_high"], value["pre_market_low"] = _session_range(state, 0)
-        value["regular_session_high"], value["regular_session_low"] = _session_range(state, 1)
-        value["after_hours_high"], value["after_hours_low"] = _session_range(state, 2)
+        value["pre_market_high"], value["pre_market_low"] = session_range(state, 0)
+        value["regular_session_high"], value["regular_session_low"] = session_range(state, 1)
+        value["after_hours_high"], value["after_hours_low"] = session_range(state, 2)
         value["uncertain_since"] = self.market.trust.uncertain_since(symbol)
         return value
 
@@ -241,7 +241,7 @@ class DailyRange(Analyzer):
     def _late(self, state: SymbolState, bar: Aggregate, at: int) -> None:
         """An older bar extends its session's range and says nothing."""
         known = state.range
-        had_high, had_low = _session_range(state, at)
+        had_high, had_low = session_range(state, at)
         if at == state.session:
             known.high_before = max(known.high_before, bar.high)
             known.low_before = min(known.low_before, bar.low)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mdp.analyzers import price_history
-from mdp.analyzers.daily_range import _session_range
+from mdp.analyzers.daily_range import session_range
 from mdp.analyzers.explain_rules import (
     CLOCK,
     COMPUTED,
@@ -252,7 +252,7 @@ def _ranges(market: Market, state: SymbolState, day: TradingDay) -> Section:
         return {}
     row: dict[str, Any] = {}
     for index in range(3):
-        row[RANGE[2 * index]], row[RANGE[2 * index + 1]] = _session_range(state, index)
+        row[RANGE[2 * index]], row[RANGE[2 * index + 1]] = session_range(state, index)
     row["uncertain_since"] = market.trust.uncertain_since(state.symbol)
     ends = (day.open_ms, day.close_ms, day.post_ms)
 

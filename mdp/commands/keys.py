@@ -40,7 +40,9 @@ def keys() -> None:
     metavar="PATTERN",
     help='Feed or wildcard that may be read, e.g. "quote:*"; repeatable  [default: every feed]',
 )
-@click.option("--expires", default="", metavar="DATE|30d|12h", help="Last until then (UTC)  [default: no end]")
+@click.option(
+    "--expires", default="", metavar="DATE|30d|12h", help="Last until then (UTC)  [default: no end]"
+)
 @config_option
 def add(name: str, feeds: tuple[str, ...], expires: str, config_path: str | None) -> None:
     """Make a key and print it: on standard output, this once. Only a digest of it is kept."""
