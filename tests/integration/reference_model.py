@@ -139,6 +139,7 @@ class Model:
                         "previous": had,
                         "note": self._note(symbol, session, side, price),
                         "timestamp": bar["s"] / 1000,
+                        "uncertain_since": self.lost_ms or None,
                         "clock_ms": self.clock.now_ms,
                     }
                 )
@@ -221,11 +222,11 @@ class Model:
         return session_of(self.clock.now_ms) == "pre_market"
 
     def ranges(self, name: str) -> dict[str, Any]:
-        """A daily range: the enriched quote and the six extremes."""
+        """A daily range: the enriched quote, the six extremes, and since when one may have been missed."""
         extremes = {
             f"{FIELD[s]}_{side}": self.symbols[name].extreme(s, side) for s in SESSIONS for side in SIDES
         }
-        return {**self.quote(name), **extremes}
+        return {**self.quote(name), **extremes, "uncertain_since": self.lost_ms or None}
 
     def board(self, feed: str) -> list[dict[str, Any]]:
         """A board's rows, best first, ties by symbol."""
