@@ -217,10 +217,11 @@ class Backfill:
                 )
                 await self._sleep(PASS_SECONDS)
         except _Ended as end:
-            if self._asked.is_set():  # a newer loss: all entries go on with it
-                self._tell(WAITING, str(end))
+            if not self._asked.is_set():
+                self._close(FAILED, str(end), None)
                 return
-            self._close(FAILED, str(end), None)
+        if self._asked.is_set():  # a newer loss: all entries go on with it
+            self._tell(WAITING, "")
             return
         if self._engine.market.clock.day != day:
             self._close(FAILED, "the trading day was over", None)
