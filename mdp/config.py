@@ -145,6 +145,7 @@ class WdsConfig(Section, kw_only=True, forbid_unknown_fields=True):
     allow_anonymous: bool = False  # needed to listen elsewhere than on loopback without auth
     allowed_origins: list[str] = msgspec.field(default_factory=list)
     tick_ms: float = 20.0
+    compression: bool = True  # permessage-deflate for clients of version 2 that ask for it
     client_buffer_bytes: int = 1024 * 1024
     max_message_bytes: int = 64 * 1024
     max_subscriptions: int = 1_000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mdp.feeds import Family
 from mdp.wds.counters import WdsCounters
-from mdp.wds.frames import close_frame, ping_frame, text_frame
+from mdp.wds.frames import close_frame, deflated_text_frame, ping_frame, text_frame
 from mdp.wds.protocol import NO_PONG, TOO_SLOW, TOO_SLOW_REASON
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Due:
         self.full = full
 
 
+_WORTH_BYTES = 200  # below, compression saves less than it costs
+
 Join = Callable[[list[bytes]], bytes]  # makes one write of what is due
 
 
@@ -56,6 +58,12 @@ def frames_joined(frames: list[bytes]) -> bytes:
 def framed_together(bodies: list[bytes]) -> bytes:
     """Version 2: one frame, a JSON array of messages."""
     return text_frame(b"[" + b",".join(bodies) + b"]")
+
+
+def deflated_together(bodies: list[bytes]) -> bytes:
+    """The same for clients who negotiated compression; what is small stays as it is."""
+    payload = b"[" + b",".join(bodies) + b"]"
+    return deflated_text_frame(payload) if len(payload) >= _WORTH_BYTES else text_frame(payload)
 
 
 class Limits:

@@ -21,7 +21,7 @@ import structlog
 
 from mdp.cache.base import Bus, Cache, Message, Subscription, encode_json
 from mdp.feeds import EVENT, Family, Target, match
-from mdp.wds.client import Client, Due, Join
+from mdp.wds.client import Client, Due, Join, deflated_together
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import text_frame
 from mdp.wds.views import Options, View, envelope
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 MAX_DUE = 200_000  # messages waiting for a tick; more only if the hub itself cannot keep up
 SNAPSHOT_ITEMS = 100  # of an event feed's list, told to a newcomer who names no limit
 STEP_SECONDS = 0.005  # the longest stretch of work before the loop is given back
+_THREAD_BYTES = 64 * 1024
 _CHECK_EVERY = 64  # messages or clients between two looks at the clock
 # Reading and computing come first. Where a tick's work takes more than so much of the time, ticks are further
 # apart: states are conflated then, and an event waits a little longer.
@@ -431,7 +432,7 @@ class Hub:
             await pace.maybe_yield()
         for group in touched:
             items, group.due = group.due, []
-            payload = group.join([item.frame for item in items])
+            payload = await _joined(group.join, [item.frame for item in items])
             for client in list(group.clients):
                 if client.joined:
                     self._deliver_rest(client, items)
@@ -539,6 +540,13 @@ class _Pace:
         if self._clock() - self._since >= STEP_SECONDS:
             await asyncio.sleep(0)
             self._since = self._clock()
+
+
+async def _joined(join: Join, frames: list[bytes]) -> bytes:
+    """What is due, put together; what is large is compressed in a thread, which leaves the loop to others."""
+    if join is deflated_together and sum(map(len, frames)) > _THREAD_BYTES:
+        return await asyncio.to_thread(join, frames)
+    return join(frames)
 
 
 def _view_routes(

@@ -20,9 +20,9 @@ from mdp.wds import access, protocol, protocol2
 from mdp.wds.access import Access, Denied, Session
 from mdp.wds.admission import HEADER_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS, SPARE, Admission, Gate, peer_of
 from mdp.wds.auth import hosts_of, origin_allowed
-from mdp.wds.client import Client, Limits, framed_together, frames_joined
+from mdp.wds.client import Client, Join, Limits, deflated_together, framed_together, frames_joined
 from mdp.wds.counters import WdsCounters
-from mdp.wds.frames import pong_frame, text_frame
+from mdp.wds.frames import WINDOW_BITS, pong_frame, text_frame
 from mdp.wds.hub import Hub, nothing_to_gather
 from mdp.wds.limits import Networks
 from mdp.wds.permissions import Identity, Permission
@@ -223,7 +223,7 @@ class WidgetDataService:
         self.counters.clients += 1  # before the first await: it is what max_clients is compared with
         try:
             socket = _Socket(
-                compress=False,
+                compress=self._config.compression and _wants_version_2(request),
                 autoping=False,
                 autoclose=False,
                 max_msg_size=self._config.max_message_bytes,
@@ -270,7 +270,7 @@ class WidgetDataService:
             self._limits,
             self.counters,
             loop,
-            framed_together if second else frames_joined,
+            _join_of(socket),
         )
         socket.client = client
         self.counters.clients_total += 1
@@ -518,6 +518,18 @@ class _Member:
             self._hub.look_away(self._client, pattern)
         if views:
             self._client.answer(text_frame(protocol2.unsubscribed(views)))
+
+
+def _wants_version_2(request: web.Request) -> bool:
+    offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    return protocol2.SUBPROTOCOL in [name.strip() for name in offered]
+
+
+def _join_of(socket: _Socket) -> Join:
+    """How a client's messages are put together, by what it negotiated."""
+    if socket.ws_protocol != protocol2.SUBPROTOCOL:
+        return frames_joined
+    return deflated_together if socket.compress == WINDOW_BITS else framed_together
 
 
 def _word(identity: Identity) -> str:

@@ -249,3 +249,30 @@ def test_any_message_is_a_command_or_a_refusal(text: str | bytes) -> None:
         assert msgspec.json.decode(command.json())["status"] == "error"
     elif isinstance(command, protocol2.Subscribe):
         hash(command.options)
+
+
+async def test_clients_who_ask_for_it_get_compressed_messages() -> None:
+    """A browser decodes them; who did not ask, and version 1, get plain ones; small ones stay plain."""
+    rows = [{"symbol": f"S{n}", "close": n, "rank": n + 1} for n in range(3_000)]
+    async with running() as service:
+        plain, deflated = await connect(service), await service.connect(protocols=("mdp.v2",), compress=15)
+        assert deflated.compress == 15
+        one = await service.connect(compress=15)
+        assert one.compress == 0
+        for client in (plain, deflated):
+            await ask(client, action="subscribe", feed="scanners:top_gainers")
+            assert (await messages(client))[0]["data"] is None
+        before = service.service.counters.bytes_sent
+        service.bus.publish(feeds.TOP_GAINERS, "", rows)
+        assert (await messages(plain))[0]["data"] == (await messages(deflated))[0]["data"] == rows
+        size = len(json.dumps(rows, separators=(",", ":")))
+        assert size < service.service.counters.bytes_sent - before < 1.3 * size, "one whole, one compressed"
+        await deflated.send_json({"action": "get", "feed": "quote:A", "id": "compressed " + "x" * 40})
+        assert (await answer(deflated))["id"] == "compressed " + "x" * 40
+
+
+async def test_compression_can_be_switched_off() -> None:
+    """Then nobody gets it."""
+    async with running(WdsConfig(compression=False)) as service:
+        client = await service.connect(protocols=("mdp.v2",), compress=15)
+        assert client.compress == 0
