@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from mdp.listener.gaps import MAX_STATES, GapLedger
+from mdp.listener.gaps import MAX_NAMES, MAX_STATES, GapLedger
 
 
 class Times:
@@ -149,3 +149,47 @@ def test_a_loss_while_connected_is_no_outage() -> None:
     ledger.finish(loss, market_ms=501_000)
 
     assert not ledger.missing(500_000)
+
+
+def test_losses_last_side_by_side_with_an_outage() -> None:
+    """Each has its own end; all are numbered together and counted by reason."""
+    times = Times()
+    ledger = times.ledger()
+    shed, expired = ledger.begin("shed", market_ms=100.0), ledger.begin("expired")
+    ledger.open("aborted")
+    times.wall += 7
+    ledger.finish(shed, market_ms=250.5)
+    first, second, third = ledger.entries()
+    assert (first["market_start_ms"], first["market_end_ms"], first["end_ms"]) == (100, 250, times.wall)
+    assert (second["end_ms"], third["end_ms"], expired.end_ms) == (None, None, None)
+    assert [entry["number"] for entry in (first, second, third)] == [1, 2, 3]
+    assert (ledger.total, ledger.by_reason) == (3, {"shed": 1, "expired": 1, "aborted": 1})
+
+
+def test_whoever_asks_is_told_of_an_outages_begin_and_end_once() -> None:
+    """Not of each failure within it, nor of losses while connected."""
+    ledger = Times().ledger()
+    told: list[str] = []
+    ledger.on_open.append(lambda gap: told.append(f"open {gap.reason}"))
+    ledger.on_close.append(lambda gap: told.append(f"close {gap.reason} {gap.end_ms is not None}"))
+    ledger.finish(ledger.begin("shed"))
+    ledger.open("aborted")
+    ledger.open("refused")
+    ledger.close()
+    ledger.close()
+    assert told == ["open aborted", "close aborted True"]
+
+
+def test_symbols_are_named_up_to_a_bound_and_counted_all() -> None:
+    """The first by name, so that two looks at the ledger agree; none means any symbol."""
+    ledger = Times().ledger()
+    gap = ledger.begin("expired")
+    gap.name_symbols({f"S{number:04}" for number in range(5_000)})
+    gap.name_uncertain(["BBB", "AAA"])
+    (entry,) = ledger.entries()
+    assert (entry["symbols"][:2], len(entry["symbols"]), entry["symbols_count"]) == (
+        ["S0000", "S0001"], MAX_NAMES, 5_000,
+    )  # fmt: skip
+    assert (entry["uncertain"], entry["uncertain_count"]) == (["AAA", "BBB"], 2)
+    gap.name_uncertain(None)
+    assert (gap.uncertain, gap.uncertain_count) == (None, None)

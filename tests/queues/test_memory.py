@@ -266,3 +266,19 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueueMachine = QueueMachine.TestCase
 TestQueueMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_whoever_asks_is_told_exactly_what_nobody_will_get() -> None:
+    """Expired batches whole, dropped ones as far as they were dropped."""
+    clock = Clock()
+    queue = queue_of(clock, max_events=4, ttl_ms=100)
+    told: list[tuple[str, list[int]]] = []
+    queue.on_loss = lambda reason, batch: told.append((reason, batch.events))
+    queue.put(Batch([1, 2, 3], clock()))
+    queue.put(Batch([4, 5, 6], clock()))
+    assert told == [("dropped", [1, 2])]
+    queue.put(Batch([7, 8], clock()))
+    assert told[1:] == [("dropped", [3]), ("dropped", [4])]
+    clock.now += 101 * MS
+    assert drained(queue) == []
+    assert told[3:] == [("expired", [5, 6]), ("expired", [7, 8])]
