@@ -62,7 +62,7 @@ async def test_keys_are_renewed_while_the_old_ones_serve() -> None:
         clock.now += module.RENEW_SECONDS
         assert await jwks.find("first")
         async with asyncio.timeout(20):
-            while await jwks.find("first"):
+            while await jwks.find("first"):  # noqa: ASYNC110 (nobody tells)
                 await asyncio.sleep(0.005)
         assert await jwks.find("second")
         assert publisher.asked == 2
