@@ -62,10 +62,16 @@ class Output(Protocol):
     def journal(self, analyzer: str, record: Any) -> None:
         """Write a record (msgpack-able) before this batch's results leave; `Analyzer.replay` gets it back."""
 
-    def provide(self, family: Family, provider: Callable[[str], Any]) -> None:
+    def provide(
+        self,
+        family: Family,
+        provider: Callable[[str], Any],
+        symbols: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         """Answer `get` for a family: `provider(symbol)` gives the value, None where there is none.
 
-        A provider may be a generator, which works in steps as `flush` does and returns the value.
+        A provider may be a generator, which works in steps as `flush` does and returns the value. `symbols`
+        names those that have one now, for whoever subscribes to all of them.
         """
 
 

@@ -74,7 +74,7 @@ class DailyRange(Analyzer):
         self._changed: dict[str, SymbolState] = {}  # in this batch
         self._volume: Number = 0  # the day's volume as of the bar at hand
         self._changes = Changes(market, out.interest(DAILY_RANGE))
-        out.provide(DAILY_RANGE, self.payload)
+        out.provide(DAILY_RANGE, self.payload, lambda: list(market.symbols))
 
     def process(self, batch: EventBatch) -> None:
         market = self.market

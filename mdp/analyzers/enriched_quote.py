@@ -57,7 +57,7 @@ class EnrichedQuote(Analyzer):
         #: the market showed then tells which bars have come since, without a note for each bar.
         self._shown: deque[tuple[int, float]] = deque()
         self._changes = Changes(market, out.interest(QUOTE))
-        out.provide(QUOTE, functools.partial(quote_of, market))
+        out.provide(QUOTE, functools.partial(quote_of, market), lambda: list(market.symbols))
         out.provide(AGG, self._last_bar)
 
     def process(self, batch: EventBatch) -> None:

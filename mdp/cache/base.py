@@ -12,7 +12,7 @@ first, reads then, and drops messages up to the entry's place, joins without hol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Any, Protocol
 
 import msgspec
@@ -141,9 +141,20 @@ class Cache(Protocol):
     def push(self, family: Family, symbol: str, value: Any) -> None:
         """Put an item at the head of the family's list, cut to its `max_items`."""
 
-    def provide(self, family: Family, provider: Callable[[str], Any]) -> None:
+    def provide(
+        self,
+        family: Family,
+        provider: Callable[[str], Any],
+        symbols: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         """Let `provider(symbol)` answer for every key of a family; it returns None where it has nothing.
 
         One that has much to look through returns a generator: each `yield` gives the loop back, what it
-        returns in the end is the answer.
+        returns in the end is the answer. `symbols` names those that have a value now.
         """
+
+    def symbols(self, family: Family) -> list[str]:
+        """Those that have a value of a state family now, as far as that is known at once."""
+
+    def peek(self, family: Family, symbol: str) -> Any:
+        """The value of one of `symbols`, at once; None where there is none or it takes steps to make."""

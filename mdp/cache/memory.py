@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from mdp.cache.base import Entry, Interest, Message, Sink
@@ -135,6 +135,7 @@ class MemoryCache:
         self._values: dict[str, tuple[int, Any]] = {}  # key -> (expires at, value)
         self._lists: dict[str, deque[tuple[int, Any]]] = {}  # key -> (expires at, item), newest first
         self._providers: dict[str, Callable[[str], Any]] = {}  # family name -> provider
+        self._symbols: dict[str, Callable[[], Iterable[str]]] = {}  # family name -> those that have a value
 
     async def get(self, key: str, limit: int = 0) -> Entry | None:
         found = resolve(key)
@@ -160,8 +161,22 @@ class MemoryCache:
             items = self._lists[key] = deque(maxlen=family.max_items)
         items.appendleft((self._clock() + int(family.ttl_seconds * 1e9), value))
 
-    def provide(self, family: Family, provider: Callable[[str], Any]) -> None:
+    def provide(
+        self,
+        family: Family,
+        provider: Callable[[str], Any],
+        symbols: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._providers[family.name] = provider
+        self._symbols[family.name] = symbols
+
+    def symbols(self, family: Family) -> list[str]:
+        return list(self._symbols.get(family.name, tuple)())
+
+    def peek(self, family: Family, symbol: str) -> Any:
+        provider = self._providers.get(family.name)
+        value = self._value(family.feed(symbol)) if provider is None else provider(symbol)
+        return None if isinstance(value, Generator) else value
 
     def lists(self) -> dict[str, list[tuple[int, Any]]]:
         """Every list as `(ms it has left to live, item)`, newest first, for a snapshot."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from mdp.cache.base import Bus, Cache, Interest
@@ -37,8 +37,13 @@ class Results:
     def interest(self, family: Family) -> Interest:
         return self._bus.interest(family)
 
-    def provide(self, family: Family, provider: Callable[[str], Any]) -> None:
-        self._cache.provide(family, provider)
+    def provide(
+        self,
+        family: Family,
+        provider: Callable[[str], Any],
+        symbols: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self._cache.provide(family, provider, symbols)
 
     def publish(self, family: Family, symbol: str, value: Any) -> None:
         self._outgoing.append((family, symbol, value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mdp.feeds import Family
@@ -220,6 +220,11 @@ class Client:
                     self._counters.skipped += 1
                 dirty[item.feed] = item
         return self._write_with_dirty(size_after, events)
+
+    def owe(self, due: Iterable[Due]) -> None:
+        """Note state values to be written by `drain`, as there is room."""
+        for item in due:
+            self.dirty[item.feed] = item
 
     def drain(self) -> bool:
         """Write the newest values of skipped state feeds as far as there is room.

@@ -487,25 +487,39 @@ class Hub:
         client.waiting.discard(view.pattern)
         self._regroup(client)
         self._moved.pop(client, None)
-        if view.wild:
-            shown = view.all_shown()
-        else:
-            family, symbol = _targets(view.pattern)[0]
-            feed = family.feed(symbol or "")
+        for family, symbol in _targets(view.pattern):
             if family.kind == EVENT:
-                epoch, client.joined[feed] = self._bus.place(feed)
-                missed = self._bus.since(feed, epoch, newcomer.place) or []
-                due += [item for item in map(view.render, missed) if item is not None]
-                shown = []
+                if symbol is not None:
+                    due += self._missed(newcomer, family.feed(symbol))
+            elif view.wild:
+                client.owe(self._owed(client, view, family, symbol))
             else:
+                feed = family.feed(symbol or "")
                 known = view.shown(feed)
-                shown = [] if known is None else [known]
-        for known in shown:
-            due.append(
-                Due(known.feed, known.family, known.full(), seq=known.seq, full=view.catch_up(known.feed))
-            )
+                if known is not None:
+                    due.append(Due(feed, family, known.full(), seq=known.seq, full=view.catch_up(feed)))
         if due and not client.deliver(client.join([item.frame for item in due]), due):
             self._slow[client] = None
+        if client.dirty:
+            self._slow[client] = None
+
+    def _owed(self, client: Client, view: View, family: Family, symbol: str | None) -> Iterator[Due]:
+        """A wildcard's snapshots of one family, but for the feeds that the client names besides."""
+        if symbol is None:
+            symbols = dict.fromkeys((*self._cache.symbols(family), *view.symbols_shown(family)))
+        else:
+            symbols = {symbol: None}
+        for name in symbols:
+            feed = family.feed(name)
+            if feed not in client.views:
+                yield view.owed(family, name, self._cache, self._bus.place(feed))
+
+    def _missed(self, newcomer: _Joining, feed: str) -> list[Due]:
+        """The events between what a newcomer was told first and now."""
+        client, view = newcomer.client, newcomer.view
+        epoch, client.joined[feed] = self._bus.place(feed)
+        missed = (self._bus.since(feed, epoch, newcomer.place) or []) if not view.wild else []
+        return [item for item in map(view.render, missed) if item is not None]
 
     def _deliver_rest(self, client: Client, items: list[Due]) -> None:
         """The tick after joining: without the events that the newcomer was told already."""

@@ -8,12 +8,13 @@ somebody who was too slow, must be told to catch up.
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mdp.cache.base import Entry, Message, encode_json
+from mdp.cache.base import Cache, Entry, Message, encode_json
 from mdp.feeds import STATE, Family, Target
 from mdp.wds.client import Due
 
@@ -130,6 +131,7 @@ class View:
         self.groups: dict[Group, None] = {}
         self.clients = 0
         self._shown: dict[str, Shown] = {}  # feed -> what its subscribers know
+        self._owed: dict[str, Due] = {}  # feed -> its snapshot, shared by all who are owed it
 
     @property
     def key(self) -> tuple[str, Options]:
@@ -140,10 +142,6 @@ class View:
         """What was shown of a feed last."""
         return self._shown.get(feed)
 
-    def all_shown(self) -> list[Shown]:
-        """Of all feeds."""
-        return list(self._shown.values())
-
     def learn(self, feed: str, family: Family, entry: Entry | None, place: tuple[int, int], ts: int) -> Shown:
         """Take what the cache holds of a state feed, unless something newer was shown meanwhile."""
         known = self._shown.get(feed)
@@ -153,6 +151,27 @@ class View:
         known = self._show(feed, family, epoch, seq, ts, value)
         self._shown[feed] = known
         return known
+
+    def owed(self, family: Family, symbol: str, cache: Cache, place: tuple[int, int]) -> Due:
+        """A feed's snapshot for newcomers to a wildcard, made when there is room to write it."""
+        feed = family.feed(symbol)
+        due = self._owed.get(feed)
+        if due is not None:
+            return due
+
+        def full() -> bytes:
+            if feed not in self._shown:
+                entry = Entry(cache.peek(family, symbol), *place)
+                self.learn(feed, family, entry, place, time.time_ns() // 1_000_000)
+            return self._shown[feed].full()
+
+        due = self._owed[feed] = Due(feed, family, b"", seq=place[1], full=full)
+        return due
+
+    def symbols_shown(self, family: Family) -> list[str]:
+        """Those of which something was shown."""
+        cut = slice(len(family.prefix), -len(family.suffix) or None)
+        return [feed[cut] for feed, shown in self._shown.items() if shown.family is family]
 
     def render(self, message: Message) -> Due | None:
         """A message as this view's clients get it; None where it says nothing new to them.

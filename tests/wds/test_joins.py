@@ -197,6 +197,26 @@ async def test_a_wildcard_gets_what_its_view_knows_then_each_feed_whole_once() -
     assert first.state == {"quote:A": {"close": 2, "open": 1}, "quote:B": {"close": 3, "open": 1}}
 
 
+async def test_a_wildcard_begins_with_all_there_is() -> None:
+    """Every symbol that has a value, as there is room for it; then what changes, on top of it."""
+    rig = Rig()
+    quotes = {f"S{n}": {"symbol": f"S{n}", "close": n} for n in range(50)}
+    rig.cache.provide(feeds.QUOTE, quotes.get, lambda: list(quotes))
+    reader = Reader(rig, 1_000)
+    await rig.hub.look(reader.client, "quote:*", Options())
+    await rig.hub.look(reader.client, "quote:S1", Options(fields=("close",)))
+    for _ in range(60):
+        await rig.hub.flush()
+        assert reader.transport.waiting <= 1_000
+        reader.read()
+    assert reader.state == {f"quote:{symbol}": quote for symbol, quote in quotes.items()}
+    quotes["S2"] = {"symbol": "S2", "close": 7}
+    rig.bus.publish(feeds.QUOTE, "S2", quotes["S2"])
+    await rig.hub.flush()
+    (delta,) = reader.read()
+    assert (delta["kind"], delta["data"]) == ("delta", {"close": 7})
+
+
 async def test_events_go_on_where_a_client_was() -> None:
     """With its last place it gets what it missed; from one that is forgotten, what there is."""
     rig = Rig()
