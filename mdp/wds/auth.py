@@ -61,7 +61,7 @@ def origin_allowed(origin: str | None, own: Iterable[str], allowed: Iterable[str
 
 def _same(given: tuple[str, str, int], entry: str, local_ip: str) -> bool:
     ours = _split(entry)
-    if ours is None or given[2] != ours[2]:
+    if ours is None or (given[0], given[2]) != (ours[0], ours[2]):
         return False
     return given[1] in hosts_of(ours[1], local_ip)
 

@@ -61,6 +61,7 @@ def test_programs_and_our_own_pages_may_connect(origin: str | None) -> None:
         "http://evil.example",
         "http://evil.example:4202",  # DNS rebinding: our port, their name
         "http://127.0.0.1",
+        "https://127.0.0.1:4202",  # anybody on the way can make an http page of a host that speaks https
         "http://127.0.0.1:4203",
         "http://127.0.0.1.evil.example:4202",
         "http://127.0.0.1:4202@evil.example",
