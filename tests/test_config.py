@@ -319,6 +319,14 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("wds.api_keys", [""]),
     ("wds.api_keys", ["a b"]),
     *[("wds.allowed_origins", [bad]) for bad in ("*", "trader.example", "https://a.example/", "null")],
+    *[("wds.unlimited_addresses", [bad]) for bad in ("", "everywhere", "10.0.0.0/33")],
+    *[("wds.actions_per_second", bad) for bad in (0, -1, float("nan"), float("inf"))],
+    *[
+        ("wds.jwks_url", bad)
+        for bad in ("login.example", "http://login.example/k", "ftp://x/k", "https://u:p@x/")
+    ],
+    ("wds.max_clients_per_address", -1),
+    ("wds.action_burst", 0),
     ("admin.token", "a\tb"),
     ("massive.api_key", "a key"),
     ("log.level", "loud"),
@@ -363,6 +371,9 @@ GOOD_VALUES: list[tuple[str, Any]] = [
     ("cache.history_days", 1),
     *[("wds.host", good) for good in ("::1", "localhost", "127.0.0.2")],
     ("wds.allowed_origins", ["https://a.example", "http://localhost:3000"]),
+    *[("wds.unlimited_addresses", good) for good in ([], ["10.0.0.7", "10.0.0.0/8", "2001:db8::/32"])],
+    *[("wds.jwks_url", good) for good in ("", "https://login.example/k.json", "http://127.0.0.1:9/k")],
+    ("wds.max_clients_per_key", 0),
     ("log.level", "debug"),
     ("log.format", "console"),
     ("massive.stall_seconds", 0.001),
@@ -493,7 +504,10 @@ def test_no_setting_looks_like_a_variable_of_kubernetes() -> None:
         ("[wds]\nhost = 'example.com'\n", "wds.allow_anonymous = true"),
         ("[scp]\nhost = '::'\n", "scp.allow_anonymous = true"),
         ("[admin]\nhost = '10.0.0.1'\n", "admin.token"),
-        ("[wds]\nauth_enabled = true\n", "test.toml:2: wds.auth_enabled"),
+        ("[wds]\nauth_enabled = true\nkeys_path = ''\n", "test.toml:2: wds.auth_enabled"),
+        ("[wds]\njwks_url = 'https://x/k'\njwt_secret_file = 's'\n", "test.toml:2: wds.jwks_url"),
+        ("[wds]\ntls_cert = 'cert.pem'\n", "test.toml:2: wds.tls_cert"),
+        ("[wds]\ntls_key = 'key.pem'\n", "test.toml:2: wds.tls_key"),
         ("[massive]\nring_bytes = 1024\n", "max_frame_bytes (16777216)"),
     ],
 )
@@ -509,6 +523,9 @@ def test_settings_that_do_not_fit_together_are_refused(text: str, part: str) -> 
     [
         "[wds]\nhost = '0.0.0.0'\nallow_anonymous = true\n",
         "[wds]\nhost = '0.0.0.0'\nauth_enabled = true\napi_keys = ['k']\n",
+        "[wds]\nauth_enabled = true\n",  # keys may be made later
+        "[wds]\nauth_enabled = true\nkeys_path = ''\njwks_url = 'https://x/k'\n",
+        "[wds]\ntls_cert = 'cert.pem'\ntls_key = 'key.pem'\n",
         "[scp]\nhost = '0.0.0.0'\nallow_anonymous = true\n",
         "[admin]\nhost = '0.0.0.0'\ntoken = 't'\n",
         "[metrics]\nhost = '0.0.0.0'\n",
@@ -629,7 +646,9 @@ def test_config_toml_documents_every_key_with_its_default() -> None:
 
 def test_every_key_has_a_rule_or_needs_none() -> None:
     """A new setting without a limit is a decision, not an oversight."""
-    free = {"massive.api_key_file", "cache.snapshot_path", "cache.history_path"}
+    free = {"massive.api_key_file", "cache.snapshot_path", "cache.history_path", "wds.keys_path"}
+    free |= {"wds.jwt_secret_file", "wds.jwt_public_key_file", "wds.tls_cert", "wds.tls_key"}
+    free |= {"wds.jwt_issuer", "wds.jwt_audience"}
     unruled = {key for key, kind in KEYS.items() if key not in RULES and kind is not bool}
     assert unruled == free
     assert set(RULES) <= set(KEYS)
