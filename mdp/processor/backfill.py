@@ -158,7 +158,8 @@ class Backfill:
             gap.repair, gap.repair_detail = OFF, "processor.backfill is off"
             return
         gap.repair = WAITING
-        self._gaps.append(gap)
+        if not any(known is gap for known in self._gaps):
+            self._gaps.append(gap)
         self._number = max(self._number, number)
         self._until_ms = max(self._until_ms, until_ms)
         self._asked.set()

@@ -101,6 +101,7 @@ class _Absence:
         self.marked_ms = since_ms
         self.back_ns = 0  # when it was over; 0 while it lasts
         self.back_ms = 0.0  # the market clock then
+        self.quiet_ms = 0.0  # repaired up to this time, which the market clock has not reached
 
 
 class Losses:
@@ -224,6 +225,7 @@ class Losses:
         if not clock.now_ms:  # there is nothing yet that could be incomplete
             return None
         absence = _Absence(gap, clock.day, clock.now_ms)
+        gap.market_start_ms = int(clock.now_ms)  # by the events, as everything else that is market time
         gap.not_recoverable = list(ALL_FEEDS)
         gap.name_uncertain(None)
         absence.number = self._market.lose(since_ms=absence.since_ms)
@@ -242,24 +244,32 @@ class Losses:
                 absence.marked_ms = clock.now_ms
                 absence.number = market.lose(since_ms=absence.since_ms)
             return False
-        until_ms = clock.now_ms
+        until_ms, quiet = clock.now_ms, False
         if until_ms == absence.back_ms:
-            if self.ledger.current is not None or self._clock() - absence.back_ns < RESUMED_NS:
+            waited = self._clock() - absence.back_ns
+            if self.ledger.current is not None or waited < RESUMED_NS or absence.quiet_ms:
                 return False
-            until_ms = self._quiet_until()
+            until_ms, quiet = self._quiet_until(), True
+        since_ms = absence.quiet_ms or absence.since_ms
         day = clock.day
-        since_ms = absence.since_ms
         if day is not None and absence.day is not None and day.day != absence.day.day:
             since_ms = day.start_ms  # of the day before nothing is kept
-        # Marked again, up to here: a bar that came meanwhile proves nothing about what was before it. Rows
-        # that have a newer bar are not stale, and their extremes may be wrong all the same.
+        elif until_ms <= since_ms and absence.quiet_ms:
+            return True
+        # Marked again: a bar that came meanwhile proves nothing about what was before it. Rows that have a
+        # newer bar are not stale, and their extremes may be wrong all the same.
         absence.number = market.trust.lose(absence.back_ms, None, since_ms)
         market.losses += 1
         market.revision += 1
-        if absence.gap.reason == "restart":
-            self.ledger.finish(absence.gap, market_ms=until_ms)
-        self._repairer.want(absence.gap, absence.number, until_ms)
-        return True
+        gap = absence.gap
+        gap.market_end_ms = int(until_ms)
+        if gap.reason == "restart":
+            self.ledger.finish(gap, market_ms=until_ms)
+        gap.name_uncertain(None)
+        self._repairer.want(gap, absence.number, until_ms)
+        # What the provider says of its time is not proved before an event of that time has come.
+        absence.quiet_ms = until_ms
+        return not quiet
 
     def _quiet_until(self) -> float:
         """The market's time where it sends no events."""

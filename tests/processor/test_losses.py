@@ -80,6 +80,7 @@ def test_an_outage_marks_all_rows_from_its_first_moment_to_its_end() -> None:
     rig.look()
     ((gap, number, until_ms),) = rig.wanted
     assert (gap.reason, until_ms) == ("aborted", NOON + 30_500)
+    assert (gap.market_start_ms, gap.market_end_ms) == (NOON, NOON + 30_500)
     assert number == rig.market.trust.number
     assert rig.since() == NOON
     assert not rig.market.is_stale("AAA", NOON + 30_500)
@@ -133,6 +134,24 @@ def test_a_quiet_market_is_repaired_up_to_the_providers_time() -> None:
         assert rig.wanted == []
         rig.look(2)
         assert rig.wanted[0][2] == until_ms
+
+
+def test_the_first_event_after_a_quiet_time_proves_up_to_when_it_lasted() -> None:
+    """A provider whose own time is wrong would leave a hole; where it was right there is none."""
+    for server_ms, again in ((NOON + 1_000, True), (NOON + 30_000, False)):
+        rig = Rig()
+        rig.server_ms = server_ms
+        rig.ledger.open("aborted")
+        rig.ledger.close()
+        rig.look(11)
+        rig.look(11)
+        assert len(rig.wanted) == 1
+        rig.market.trust.settle(rig.wanted[0][1], [])
+        rig.move(20_000)
+        rig.look()
+        rig.look()
+        assert [until for _, _, until in rig.wanted[1:]] == ([NOON + 20_000] if again else [])
+        assert rig.since() == (NOON + 1_000 if again else None)
 
 
 async def test_a_restart_is_a_gap_from_the_kept_time_to_the_first_event() -> None:
