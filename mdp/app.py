@@ -496,5 +496,5 @@ def _announce(app: App, demo: bool) -> None:
         "started",
         feed="simulated market" if demo else config.massive.feed,
         page=f"http://{config.scp.host}:{app.scp.port}/",
-        websocket=f"ws://{config.wds.host}:{app.wds.port}/ws",
+        websocket=f"{'wss' if config.wds.tls_cert else 'ws'}://{config.wds.host}:{app.wds.port}/ws",
     )

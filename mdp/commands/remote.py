@@ -43,7 +43,7 @@ def _client(config_path: str | None, url: str | None, api_key: str | None) -> Wd
 
     if not url:
         wds = load_or_refuse(config_path).config.wds
-        url = f"ws://{_address('--url', 'wds.port', wds.host, wds.port)}/ws"
+        url = f"{'wss' if wds.tls_cert else 'ws'}://{_address('--url', 'wds.port', wds.host, wds.port)}/ws"
         # Who may read the configuration may use its keys.
         api_key = api_key or (wds.api_keys[0] if wds.auth_enabled and wds.api_keys else None)
     elif not url.startswith(("ws://", "wss://")):
