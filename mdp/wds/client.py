@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mdp.feeds import Family
 from mdp.wds.counters import WdsCounters
@@ -66,6 +66,23 @@ def deflated_together(bodies: list[bytes]) -> bytes:
     return deflated_text_frame(payload) if len(payload) >= _WORTH_BYTES else text_frame(payload)
 
 
+class Wire(NamedTuple):
+    """What a kind of connection writes beside messages, and what its other side can do.
+
+    Attributes:
+        ping: Written into a silence.
+        close: Makes the last bytes from a code and a reason.
+        answers: The other side answers a ping and a close. Where it cannot, taking the bytes has to do.
+    """
+
+    ping: bytes
+    close: Callable[[int, str], bytes]
+    answers: bool = True
+
+
+WEBSOCKET = Wire(ping_frame(), close_frame)
+
+
 class Limits:
     """What a client may cost, and how long its silences may be.
 
@@ -120,6 +137,7 @@ class Client:
         "patterns",
         "views",
         "waiting",
+        "wire",
     )
 
     def __init__(
@@ -130,8 +148,10 @@ class Client:
         counters: WdsCounters,
         loop: asyncio.AbstractEventLoop,
         join: Join = frames_joined,
+        wire: Wire = WEBSOCKET,
     ) -> None:
         self.id = client_id
+        self.wire = wire
         self.join = join
         self.views: dict[str, View] = {}  # of version 2: pattern -> how it is seen
         self.waiting: set[str] = set()  # of them, those that have not begun yet
@@ -260,8 +280,11 @@ class Client:
         self.dirty.clear()
         if self._transport.is_closing():
             return
-        self._transport.write(close_frame(code, reason))
-        self._loop.call_later(self._limits.close_seconds, self.abort)
+        self._transport.write(self.wire.close(code, reason))
+        if self.wire.answers:
+            self._loop.call_later(self._limits.close_seconds, self.abort)
+        else:
+            self.end()
 
     def end(self) -> None:
         """Close the transport; what it still holds may leave for `close_seconds`."""
@@ -295,10 +318,12 @@ class Client:
             # With bytes waiting here the kernel's buffer is full, so it takes more only as the peer
             # acknowledges: a slow line whose ping is still on its way is alive.
             self.heard()
+        elif self._ping_at is not None and not waiting and not self.wire.answers:
+            self.heard()
         elif self._ping_at is not None:
             if now - self._ping_at >= self._limits.pong_seconds and not self.closing:
                 self._counters.pong_timeouts += 1
                 self.close(NO_PONG, "no answer to a ping")
         elif now - self._last_heard >= self._limits.ping_seconds and not self.closing:
             self._ping_at = now
-            self.control(ping_frame())
+            self.control(self.wire.ping)

@@ -13,7 +13,7 @@ from http import HTTPStatus
 import structlog
 from aiohttp import WSMsgType, web
 
-from mdp.cache.base import Bus, Cache, Entry, encode_json
+from mdp.cache.base import Bus, Cache
 from mdp.config import WdsConfig
 from mdp.stage import Health
 from mdp.wds import access, protocol, protocol2
@@ -23,10 +23,12 @@ from mdp.wds.auth import hosts_of, origin_allowed
 from mdp.wds.client import Client, Join, Limits, deflated_together, framed_together, frames_joined
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import WINDOW_BITS, pong_frame, text_frame
+from mdp.wds.http import HttpApi, Parts
 from mdp.wds.hub import Hub, nothing_to_gather
 from mdp.wds.limits import Networks
 from mdp.wds.permissions import Identity, Permission
 from mdp.wds.tls import Tls
+from mdp.wds.values import entry_json
 from mdp.wds.views import envelope
 
 log = structlog.get_logger(__name__)
@@ -34,13 +36,12 @@ log = structlog.get_logger(__name__)
 _Obey = Callable[[Client, str | bytes], Awaitable[bool]]  # one message; whether to read on
 
 _BURST = 32  # messages of one client answered before others get a turn
-_LIST_STEP = 500  # items of a long list encoded before others get a turn
 _RENEW_SECONDS = 1.0  # between two looks at the files of keys and certificates
 _FLUSH_SECONDS = 0.5  # for what is due when the service stops
 
 
 class WidgetDataService:
-    """Serves `GET /ws` (protocol version 1, `docs/feeds.md`) from a bus and a cache.
+    """Serves `GET /ws` (`docs/protocol.md`) and `/api/v1` (`docs/http.md`) from a bus and a cache.
 
     Attributes:
         port: Where it listens, after `start`; 0 before.
@@ -120,8 +121,10 @@ class WidgetDataService:
         await self.access.start()
         if self._config.tls_cert:
             self._tls = await asyncio.to_thread(Tls, self._config.tls_cert, self._config.tls_key)
-        app = web.Application()
+        http = self._http()
+        app = web.Application(middlewares=[http.middleware])
         app.router.add_get("/ws", self._handle)
+        http.add_to(app)
         # aiohttp counts the time for the headers as an idle connection's, from the accept on.
         runner = web.AppRunner(
             app,
@@ -154,6 +157,23 @@ class WidgetDataService:
         self._hub.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="wds-sweep")
         self._renewer = asyncio.get_running_loop().create_task(self._renew(), name="wds-renew")
+
+    def _http(self) -> HttpApi:
+        parts = Parts(
+            config=self._config,
+            cache=self._cache,
+            hub=self._hub,
+            access=self.access,
+            admission=self.admission,
+            counters=self.counters,
+            limits=self._limits,
+            may_read_here=self._may_connect_from,
+            stopping=lambda: self._stopping,
+            new_id=lambda: next(self._ids),
+            enter=self._enter,
+            leave=self._leave,
+        )
+        return HttpApi(parts)
 
     async def stop(self) -> None:
         """Send what is due, say goodbye to all clients at once, cut those that do not answer."""
@@ -239,12 +259,9 @@ class WidgetDataService:
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """The answer to a request that is not upgraded, or None."""
-        scheme = "https" if self._tls else "http"
-        own = {f"{scheme}://{_bracketed(host)}:{self.port}" for host in hosts_of(self._config.host) or {"*"}}
-        origin, local_ip = request.headers.get("Origin"), _local_ip(request)
         if self._stopping:
             reason, status, text = "stopping", HTTPStatus.SERVICE_UNAVAILABLE, "The service is stopping."
-        elif not origin_allowed(origin, own | self._own_origins(), self._config.allowed_origins, local_ip):
+        elif not self._may_connect_from(request):
             reason, status = "origin", HTTPStatus.FORBIDDEN
             text = "Pages of this origin may not connect. Add it to wds.allowed_origins to allow it."
         elif not web.WebSocketResponse().can_prepare(request):
@@ -261,6 +278,30 @@ class WidgetDataService:
             headers["Retry-After"] = "5"
         return web.Response(status=status, text=text + "\n", headers=headers)
 
+    def _may_connect_from(self, request: web.Request) -> bool:
+        """Whether the request comes from no page, or from one of an origin that is allowed."""
+        scheme = "https" if self._tls else "http"
+        own = {f"{scheme}://{_bracketed(host)}:{self.port}" for host in hosts_of(self._config.host) or {"*"}}
+        origin, local_ip = request.headers.get("Origin"), _local_ip(request)
+        return origin_allowed(origin, own | self._own_origins(), self._config.allowed_origins, local_ip)
+
+    def _enter(self, client: Client, session: Session) -> None:
+        """Count a client in, whose messages may be written from now on."""
+        self.counters.clients_total += 1
+        self._clients[client] = None
+        self._sessions[client] = session
+        self._empty.clear()
+        if self._stopping:
+            client.close(protocol.GOING_AWAY, "the service stops; reconnect in a moment")
+
+    def _leave(self, client: Client) -> None:
+        """Forget a client and end its connection."""
+        self._hub.remove(client)
+        del self._clients[client], self._sessions[client]
+        client.end()
+        if not self._clients:
+            self._empty.set()
+
     async def _serve(self, socket: _Socket, transport: asyncio.WriteTransport) -> None:
         loop = asyncio.get_running_loop()
         second = socket.ws_protocol == protocol2.SUBPROTOCOL
@@ -273,26 +314,16 @@ class WidgetDataService:
             _join_of(socket),
         )
         socket.client = client
-        self.counters.clients_total += 1
-        self._clients[client] = None
-        session = self._sessions[client] = self.access.open(
-            _Member(client, self._hub, self.counters), peer_of(transport)
-        )
-        self._empty.clear()
-        if self._stopping:
-            client.close(protocol.GOING_AWAY, "the service stops; reconnect in a moment")
+        session = self.access.open(_Member(client, self._hub, self.counters), peer_of(transport))
+        self._enter(client, session)
         try:
             if not self._config.auth_enabled or await self._authenticate(client, socket):
                 self.admission.settle(transport)
                 await self._converse(client, socket, self._obey2 if second else self._obey)
             await self._linger(client, socket)
         finally:
-            self._hub.remove(client)
-            del self._clients[client], self._sessions[client]
             self.access.close(session)
-            client.end()
-            if not self._clients:
-                self._empty.set()
+            self._leave(client)
 
     async def _authenticate(self, client: Client, socket: _Socket) -> bool:
         """Wait for the first message; whether it was `auth` with a key or token that is accepted."""
@@ -464,7 +495,7 @@ class WidgetDataService:
         feed = command.feed
         try:
             entry = await self._cache.get(feed, command.limit)
-            data = await _entry_json(entry, command.limit)
+            data = await entry_json(entry, command.limit)
         except Exception as error:
             log.warning("wds_get_failed", key=feed, error=type(error).__name__)
             self._refuse(client, protocol2.Refusal("unavailable", "", command.id))
@@ -479,7 +510,7 @@ class WidgetDataService:
 
     async def _get(self, client: Client, key: str, limit: int) -> None:
         try:
-            data = await _entry_json(await self._cache.get(key, limit), limit)
+            data = await entry_json(await self._cache.get(key, limit), limit)
         except Exception as error:
             # The client learns that it failed, not how: messages of back ends name hosts and keys.
             log.warning("wds_get_failed", key=key, error=type(error).__name__)
@@ -546,23 +577,6 @@ class _Socket(web.WebSocketResponse):
         if self.client is not None:
             self.client.close(code, message.decode(errors="replace"))
         return True
-
-
-async def _entry_json(entry: Entry | None, limit: int) -> bytes:
-    """An entry's value as JSON, rows of boards cut to `limit` (0: all), long lists encoded in steps."""
-    if entry is None:
-        return b"null"
-    value = entry.value
-    if not isinstance(value, list | tuple):
-        return encode_json(value)
-    if limit:
-        value = value[:limit]
-    parts = []
-    for start in range(0, len(value), _LIST_STEP):
-        if start:
-            await asyncio.sleep(0)
-        parts.append(encode_json(value[start : start + _LIST_STEP])[1:-1])
-    return b"[" + b",".join(parts) + b"]"
 
 
 def _local_ip(request: web.Request) -> str:

@@ -208,6 +208,10 @@ class View:
         self._shown[feed] = now
         return Due(feed, family, body, seq=message.seq, full=self.catch_up(feed))
 
+    def select(self, items: Iterable[Any]) -> list[Any]:
+        """Of rows, values or events those that fulfil `where`, cut to `fields`."""
+        return [self._cut(item) for item in map(_plain, items) if self._passes(item)]
+
     def catch_up(self, feed: str) -> Callable[[], bytes]:
         """Makes what to tell somebody who missed a change of a feed."""
         return lambda: self._shown[feed].full()

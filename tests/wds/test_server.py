@@ -18,7 +18,8 @@ from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.config import WdsConfig
 from mdp.stage import Stage
 from mdp.wds import protocol
-from mdp.wds.server import WidgetDataService, _entry_json
+from mdp.wds.server import WidgetDataService
+from mdp.wds.values import entry_json
 from tests.wds.doubles import Running, ask, receive, running, until
 
 ROWS = [{"rank": rank, "symbol": f"S{rank}"} for rank in range(1, 61)]
@@ -174,7 +175,7 @@ async def test_a_cache_that_fails_is_an_error_for_one_get_only() -> None:
 async def test_a_long_list_is_encoded_in_steps_and_arrives_whole() -> None:
     """Steps at any length give the JSON of the whole."""
     for size in (0, 1, 499, 500, 501, 1_000, 1_203):
-        data = await _entry_json(Entry(list(range(size)), 1, 1), 0)
+        data = await entry_json(Entry(list(range(size)), 1, 1), 0)
         assert data == str(list(range(size))).replace(" ", "").encode()
 
 

@@ -1,0 +1,260 @@
+"""The OpenAPI document of the HTTP interface, made from the tables that the code itself uses.
+
+`python -m mdp.wds.openapi` prints it; `docs/openapi.json` is what that printed last, which a test checks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from mdp.feeds import FAMILIES, Family
+from mdp.wds import query
+from mdp.wds.views import RELATIONS
+
+Json = dict[str, Any]
+
+_SYMBOL = "[A-Za-z0-9./:\\-]{1,32}"  # as in mdp.feeds
+_NAME = "[A-Za-z0-9_\\-]{1,64}"
+_RELATION = "(" + "|".join(re.escape(relation) for relation in RELATIONS) + ")"
+
+
+def document() -> Json:
+    """The document, as JSON values."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mdp Widget Data Service",
+            "version": "1",
+            "description": "Feeds of the US stock market: a value, or a stream of what changes. "
+            "The same feeds, options, keys and limits as over WebSocket.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        # Either none or one: whether a key is asked for is up to the configuration.
+        "security": [{}, {"key": []}],
+        "paths": {
+            "/api/v1/feeds/{feed}": _both(_snapshot()),
+            "/api/v1/stream": _both(_stream()),
+            "/api/v1/openapi.json": _both(_self()),
+        },
+        "components": {
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key of `mdp keys`, or a token (JWT). Never in a URL.",
+                }
+            },
+            "schemas": {"Envelope": _envelope(), "Problem": _problem()},
+        },
+    }
+
+
+def _both(get: Json) -> Json:
+    """GET and HEAD."""
+    head = {**get, "operationId": get["operationId"] + "Head", "summary": get["summary"] + ": headers only"}
+    head["responses"] = {
+        status: {name: value for name, value in response.items() if name != "content"}
+        for status, response in get["responses"].items()
+    }
+    return {"get": get, "head": head}
+
+
+def _snapshot() -> Json:
+    return {
+        "operationId": "getFeed",
+        "summary": "What a feed holds now",
+        "parameters": [
+            {
+                "name": "feed",
+                "in": "path",
+                "required": True,
+                "description": "A feed's name, without a wildcard.",
+                "schema": {"type": "string", "pattern": _feed_pattern()},
+                "examples": _examples("quote:AAPL", "scanners:top_gainers", "halts"),
+            },
+            *_options(),
+            {
+                "name": "If-None-Match",
+                "in": "header",
+                "description": "The ETag that you have.",
+                "schema": {"type": "string", "pattern": '^W/"[0-9]{1,13}-[0-9]{1,9}-[0-9a-f]{12}"$'},
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": "The value; `data` is null where there is none.",
+                "headers": {"ETag": _ETAG},
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Envelope"}}},
+            },
+            "304": {"description": "You have it.", "headers": {"ETag": _ETAG}},
+            **_problems("400", "401", "403", "404", "406", "429", "500", "503"),
+        },
+    }
+
+
+def _stream() -> Json:
+    return {
+        "operationId": "streamFeeds",
+        "summary": "What feeds hold, then what changes, as Server-Sent Events",
+        "parameters": [
+            {
+                "name": "feeds",
+                "in": "query",
+                "required": True,
+                "description": "Names of feeds or wildcards, with commas between.",
+                "style": "form",
+                "explode": False,
+                "schema": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 1_000,
+                    "items": {"type": "string", "pattern": _feed_pattern()},
+                },
+            },
+            *_options(),
+            {
+                "name": "full",
+                "in": "query",
+                "description": "Whole values instead of deltas.",
+                "schema": {"type": "string", "enum": ["true", "false"]},
+            },
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "description": "The last `id` that you saw: its event feed goes on behind it.",
+                "schema": {"type": "string", "pattern": "^alerts@[0-9]{1,13}-[0-9]{1,9}$"},
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": "Events named `snapshot`, `state`, `delta`, `event` (with an envelope) "
+                "and `resync`, `expires`, `unsubscribed`, `problem`, `close`.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            **_problems("400", "401", "403", "404", "406", "429", "500", "503", "505"),
+        },
+    }
+
+
+def _self() -> Json:
+    return {
+        "operationId": "getOpenApi",
+        "summary": "This document",
+        "security": [],
+        "responses": {
+            "200": {
+                "description": "OpenAPI 3.1.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            **_problems("403", "406", "500"),
+        },
+    }
+
+
+def _options() -> list[Json]:
+    return [
+        {
+            "name": "limit",
+            "in": "query",
+            "description": "Rows of a board, or items of a list, at most; 0: all.",
+            "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999_999},
+        },
+        {
+            "name": "fields",
+            "in": "query",
+            "description": "Of rows and values only these fields, beside `symbol` and `rank`.",
+            "style": "form",
+            "explode": False,
+            "schema": {
+                "type": "array",
+                "maxItems": 100,
+                "items": {"type": "string", "pattern": "^[a-z_]{1,64}$"},
+            },
+        },
+        {
+            "name": "where",
+            "in": "query",
+            "description": "Only rows, values and events that fulfil all of the comparisons, such as "
+            "`pct_change>=10`.",
+            "style": "form",
+            "explode": True,
+            "schema": {
+                "type": "array",
+                "maxItems": 20,
+                "items": {"type": "string", "pattern": f"^[a-z_]{{1,64}}{_RELATION}[A-Za-z0-9.-]{{1,60}}$"},
+            },
+        },
+    ]
+
+
+_ETAG = {"schema": {"type": "string"}, "description": "Changes with the value."}
+_DESCRIPTIONS = {
+    "400": "A parameter is wrong.",
+    "401": "No valid key or token.",
+    "403": "Not permitted: the feed, or the page's origin.",
+    "404": "No such feed.",
+    "406": "Accept excludes what there is.",
+    "429": "Too many requests, connections or failed logins; see Retry-After.",
+    "500": "Our fault.",
+    "503": "Not now; see Retry-After.",
+    "505": "A stream needs HTTP/1.1.",
+}
+
+
+def _problems(*statuses: str) -> Json:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
+
+
+def _problem() -> Json:
+    return {
+        "type": "object",
+        "required": ["status", "code", "message"],
+        "additionalProperties": False,
+        "properties": {
+            "status": {"const": "error"},
+            "code": {"type": "string", "enum": sorted(query.ERRORS)},
+            "message": {"type": "string"},
+        },
+    }
+
+
+def _envelope() -> Json:
+    return {
+        "type": "object",
+        "required": ["feed", "epoch", "seq", "ts", "kind", "data"],
+        "additionalProperties": False,
+        "properties": {
+            "feed": {"type": "string"},
+            "epoch": {"type": "integer", "description": "A publisher's life."},
+            "seq": {"type": "integer", "description": "Place on the feed that the value includes."},
+            "ts": {"type": "integer", "description": "Of this answer, ms since the Unix epoch, UTC."},
+            "kind": {"const": "get"},
+            "data": {"description": "As docs/feeds.md says for the feed; null where there is none."},
+        },
+    }
+
+
+def _feed_pattern() -> str:
+    return "^(" + "|".join(_pattern_of(family) for family in FAMILIES) + ")$"
+
+
+def _pattern_of(family: Family) -> str:
+    hole = {"": "", "symbol": _SYMBOL, "name": _NAME}[family.hole]
+    return re.escape(family.prefix) + hole + re.escape(family.suffix)
+
+
+def _examples(*values: str) -> Json:
+    return {value: {"value": value} for value in values}
+
+
+def text() -> str:
+    """The document as it is kept in `docs/`."""
+    return json.dumps(document(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(text(), end="")  # the whole of what was asked for
