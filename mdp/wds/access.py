@@ -19,7 +19,7 @@ from mdp.wds.counters import WdsCounters
 from mdp.wds.jwks import Jwks
 from mdp.wds.keys import KeyStore
 from mdp.wds.limits import ActionMeter, LoginThrottle, Networks, Verdict
-from mdp.wds.permissions import ANONYMOUS, Identity, Permission
+from mdp.wds.permissions import ANONYMOUS, STRANGER, Identity, Permission
 from mdp.wds.tokens import (
     KeySource,
     OneKey,
@@ -65,7 +65,7 @@ class Member(Protocol):
 
 
 class Session:
-    """One connection's identity and rate of actions. Made before the login, as nobody."""
+    """One connection's identity and rate of actions. Made before the login, as a stranger's."""
 
     __slots__ = ("address", "identity", "member", "meter", "warned")
 
@@ -145,7 +145,8 @@ class Access:
     def open(self, member: Member, address: str) -> Session:
         """Begin with a connection from an address (`address_of`); `close` ends with it."""
         meter = ActionMeter(self._config.actions_per_second, self._config.action_burst, self._monotonic())
-        session = Session(member, ANONYMOUS, meter, address)
+        identity = STRANGER if self._config.auth_enabled else ANONYMOUS
+        session = Session(member, identity, meter, address)
         self._sessions[session] = None
         return session
 

@@ -101,3 +101,4 @@ class Identity:
 
 
 ANONYMOUS = Identity("anonymous")
+STRANGER = Identity("anonymous", permission=Permission([]))  # before the login: may read nothing

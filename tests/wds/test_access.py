@@ -308,7 +308,9 @@ async def test_who_leaves_during_a_login_counts_for_nothing(settings: WdsConfig)
     access.close(gone)
     await access.login(gone, "", token(sub="x"))
     stays = access.open(Nobody(), "a")
+    assert not stays.permits("halts")  # a stranger until the login
     await access.login(stays, "", token(sub="x"))
+    assert stays.permits("halts")
     with pytest.raises(Denied, match="1 connections at most"):
         await access.login(access.open(Nobody(), "a"), "", token(sub="x"))
     await access.stop()
