@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from mdp.feeds import FAMILIES, Family
-from mdp.wds import query
+from mdp.wds import query, sse
 from mdp.wds.views import RELATIONS
 
 Json = dict[str, Any]
@@ -47,7 +47,7 @@ def document() -> Json:
                     "description": "A key of `mdp keys`, or a token (JWT). Never in a URL.",
                 }
             },
-            "schemas": {"Envelope": _envelope(), "Problem": _problem()},
+            "schemas": {"Envelope": _envelope(), "Event": _event(), "Problem": _problem()},
         },
     }
 
@@ -80,7 +80,7 @@ def _snapshot() -> Json:
                 "name": "If-None-Match",
                 "in": "header",
                 "description": "The ETag that you have.",
-                "schema": {"type": "string", "pattern": '^W/"[0-9]{1,13}-[0-9]{1,9}-[0-9a-f]{12}"$'},
+                "schema": {"type": "string"},
             },
         ],
         "responses": {
@@ -125,14 +125,14 @@ def _stream() -> Json:
                 "name": "Last-Event-ID",
                 "in": "header",
                 "description": "The last `id` that you saw: its event feed goes on behind it.",
-                "schema": {"type": "string", "pattern": "^alerts@[0-9]{1,13}-[0-9]{1,9}$"},
+                "schema": {"type": "string", "pattern": f"^({sse.PLACE})?$"},
             },
         ],
         "responses": {
             "200": {
                 "description": "Events named `snapshot`, `state`, `delta`, `event` (with an envelope) "
                 "and `resync`, `expires`, `unsubscribed`, `problem`, `close`.",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}}},
             },
             **_problems("400", "401", "403", "404", "406", "429", "500", "503", "505"),
         },
@@ -171,7 +171,7 @@ def _options() -> list[Json]:
             "schema": {
                 "type": "array",
                 "maxItems": 100,
-                "items": {"type": "string", "pattern": "^[a-z_]{1,64}$"},
+                "items": {"type": "string", "pattern": "^[^,]{1,64}$"},
             },
         },
         {
@@ -184,7 +184,7 @@ def _options() -> list[Json]:
             "schema": {
                 "type": "array",
                 "maxItems": 20,
-                "items": {"type": "string", "pattern": f"^[a-z_]{{1,64}}{_RELATION}[A-Za-z0-9.-]{{1,60}}$"},
+                "items": {"type": "string", "pattern": f"^[^<>=!]{{1,64}}{_RELATION}[^<>=!]{{0,64}}$"},
             },
         },
     ]
@@ -234,6 +234,22 @@ def _envelope() -> Json:
             "ts": {"type": "integer", "description": "Of this answer, ms since the Unix epoch, UTC."},
             "kind": {"const": "get"},
             "data": {"description": "As docs/feeds.md says for the feed; null where there is none."},
+        },
+    }
+
+
+def _event() -> Json:
+    kinds = ["snapshot", "state", "delta", "event", "resync", "expires", "unsubscribed", "problem", "close"]
+    return {
+        "type": "object",
+        "description": "One Server-Sent Event.",
+        "required": ["event", "data"],
+        "additionalProperties": False,
+        "properties": {
+            "event": {"type": "string", "enum": kinds},
+            "id": {"type": "string", "pattern": f"^{sse.PLACE}$"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "retry": {"type": "integer", "description": "Before the first event only."},
         },
     }
 

@@ -21,7 +21,8 @@ RETRY_MS = 2_000  # how long a browser waits before it reconnects
 
 # The head of what `views.envelope` makes.
 _HEAD = re.compile(rb'\{"feed":"([^"]+)","epoch":(\d+),"seq":(\d+),"ts":\d+,"kind":"([a-z]+)"')
-_PLACE = re.compile(r"([^@,\s]{1,128})@(\d{1,18})-(\d{1,18})")
+PLACE = r"[A-Za-z0-9./:_\-]{1,128}@[0-9]{1,18}-[0-9]{1,18}"  # of a message, as its id says it
+_PLACE = re.compile(PLACE)
 
 Place = tuple[int, int]  # (epoch, seq)
 
@@ -79,10 +80,11 @@ def places(last_event_id: str, feeds: Iterable[str]) -> dict[str, Place]:
     found: dict[str, Place] = {}
     wanted = set(feeds)
     for part in last_event_id.split(",") if last_event_id.strip() else ():
-        place = _PLACE.fullmatch(part.strip())
-        if place is None:
+        text = part.strip()
+        if _PLACE.fullmatch(text) is None:
             raise ValueError("Last-Event-ID must be an id of this stream, such as alerts@1773153000000-17")
-        feed, epoch, seq = place.groups()
+        feed, _, place = text.partition("@")
+        epoch, _, seq = place.partition("-")
         family = resolve(feed)
         if feed in wanted and family is not None and family[0].kind == EVENT:
             found[feed] = int(epoch), int(seq)
