@@ -12,7 +12,7 @@ from mdp.wds.frames import close_frame, deflated_text_frame, ping_frame, text_fr
 from mdp.wds.protocol import NO_PONG, TOO_SLOW, TOO_SLOW_REASON
 
 if TYPE_CHECKING:
-    from mdp.wds.hub import Group
+    from mdp.wds.groups import Group
     from mdp.wds.views import View
 
 

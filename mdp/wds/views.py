@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from mdp.cache.base import Cache, Entry, Message, encode_json
 from mdp.feeds import STATE, Family, Target
 from mdp.wds.client import Due
 
 if TYPE_CHECKING:
-    from mdp.wds.hub import Group
+    from mdp.wds.groups import Group
+
+log = structlog.get_logger(__name__)
 
 _RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -82,7 +85,11 @@ class Shown:
         """All of it, encoded once."""
         if self._full is None:
             value = list(self.value.values()) if self.board else self.value
-            self._full = encode_json(value)
+            try:
+                self._full = encode_json(value)
+            except Exception as error:  # a payload of whatever analyzer must not end the service
+                log.warning("wds_encode_failed", feed=self.feed, error=str(error))
+                self._full = b"null"
         return envelope(self.feed, self.epoch, self.seq, self.ts, kind, self._full)
 
 
@@ -246,6 +253,48 @@ class View:
             except TypeError:  # a number and a text
                 return False
         return True
+
+
+class ViewIndex:
+    """All views that somebody has, and how messages find theirs."""
+
+    def __init__(self) -> None:
+        self._views: dict[tuple[str, Options], View] = {}
+        self._exact: dict[str, dict[View, None]] = {}  # feed -> views that name it
+        self._wild: dict[str, dict[View, None]] = {}  # family name -> views of all of it
+
+    def __bool__(self) -> bool:
+        return bool(self._views)
+
+    def get(self, pattern: str, options: Options, targets: tuple[Target, ...]) -> View:
+        """The view of a pattern with some options, made for the first who wants it."""
+        view = self._views.get((pattern, options))
+        if view is None:
+            view = self._views[pattern, options] = View(pattern, options, targets)
+            for table, key in self._routes(view):
+                table.setdefault(key, {})[view] = None
+        return view
+
+    def forget(self, view: View) -> None:
+        """Its last client has left."""
+        del self._views[view.key]
+        for table, key in self._routes(view):
+            views = table.get(key)
+            if views is not None:
+                views.pop(view, None)
+                if not views:
+                    del table[key]
+
+    def of(self, message: Message) -> tuple[View, ...]:
+        """Those that show a message, now and whatever happens to them meanwhile."""
+        return (*self._exact.get(message.feed, ()), *self._wild.get(message.family.name, ()))
+
+    def _routes(self, view: View) -> Iterable[tuple[dict[str, dict[View, None]], str]]:
+        for target in view.targets:
+            if target.symbol is None:
+                yield self._wild, target.family.name
+            else:
+                yield self._exact, target.family.feed(target.symbol)
 
 
 def _is_board(value: list[Any] | tuple[Any, ...]) -> bool:
