@@ -141,13 +141,17 @@ class MarketClock:
 
     An event more than a minute ahead of the clock moves it only when three symbols agree (within a
     minute of each other), so that one stray event resets nothing; the same holds for one more than a
-    day behind, so that a clock led astray finds back. Until a second event confirms the first, the
-    first may be the stray: then the clock follows whatever comes.
+    day behind, so that a clock led astray finds back. A feed of one or two symbols moves it with five
+    events in a row, each later than the one before (by an hour at most) and in two batches at least, where
+    none of the clock's own time comes between. Until a second event confirms the first, the first may be
+    the stray: then the clock follows whatever comes.
     """
 
     LEAP_MS = 60_000
     BACK_MS = 86_400_000
     AGREEING = 3
+    IN_A_ROW = 5
+    ROW_GAP_MS = 3_600_000
     _MAX_ARGUING = 1_000
     _END_MS = 32_503_680_000_000  # the year 3000
 
@@ -160,6 +164,9 @@ class MarketClock:
         self.day: TradingDay | None = TradingDay.containing(now_ms, calendar) if now_ms else None
         self._confirmed = bool(now_ms)
         self._arguing: dict[str, float] = {}  # symbol -> time, of events that argue for another time
+        self._row = 0  # of such events that came in a row, each later than the one before
+        self._row_ms: float = 0  # the last of them
+        self._row_batches = 0  # in which they came
 
     def observe(self, newest_ms: float, events: Iterable[tuple[str, float]]) -> bool:
         """Take note of a batch.
@@ -174,8 +181,10 @@ class MarketClock:
         changed = self._revision != self.calendar.revision and self._review()
         ahead = newest_ms - self.now_ms
         if self._confirmed and -self.BACK_MS <= ahead <= self.LEAP_MS:
+            self._row = 0
             return (ahead > 0 and self._move(newest_ms)) or changed
         before = self.day
+        self._row_batches += 1
         for symbol, ms in events:
             self._weigh(symbol, ms)
         return self.day != before or changed  # it may have gone away and come back
@@ -215,7 +224,10 @@ class MarketClock:
             self._confirmed = True
             return ahead > 0 and self._move(ms)
         if -self.BACK_MS <= ahead <= self.LEAP_MS:
+            self._row = 0
             return ahead > 0 and self._move(ms)
+        if self._insists(ms):
+            return self._move(ms)
         arguing = self._arguing
         if len(arguing) >= self._MAX_ARGUING:
             arguing.clear()
@@ -223,8 +235,20 @@ class MarketClock:
         agreeing = [other for other in arguing.values() if abs(other - ms) <= self.LEAP_MS]
         return len(agreeing) >= self.AGREEING and self._move(max(agreeing))
 
+    def _insists(self, ms: float) -> bool:
+        """Whether nothing has been heard for a while but what argues, and that goes on in time."""
+        if self._row and 0 < ms - self._row_ms <= self.ROW_GAP_MS:
+            self._row += 1
+        elif not self._row or abs(ms - self._row_ms) > self.LEAP_MS:
+            self._row, self._row_batches = 1, 1
+        else:
+            return False  # said already, or slightly out of order: nothing for it, nothing against
+        self._row_ms = ms
+        return self._row >= self.IN_A_ROW and self._row_batches > 1
+
     def _move(self, ms: float) -> bool:
         self.now_ms = ms
+        self._row = 0
         if self._arguing:
             self._arguing.clear()
         day = self.day

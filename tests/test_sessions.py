@@ -250,6 +250,33 @@ def test_one_stray_event_resets_nothing() -> None:
     assert clock.day == TradingDay.containing(NOON)
 
 
+def test_a_feed_of_one_symbol_moves_it_by_going_on() -> None:
+    """Five events in a row, each later: a pause of minutes, or a night, is not the end of a small feed."""
+    for pause in (2 * MINUTE, DAY):
+        clock = started()
+        moved = [see(clock, ("AAA", NOON + pause + n * MINUTE)) for n in range(5)]
+        assert clock.now_ms == NOON + pause + 4 * MINUTE
+        assert moved[-1] is (pause == DAY)
+        assert not any(moved[:-1])
+
+
+def test_what_does_not_go_on_in_time_moves_nothing() -> None:
+    """One batch, the same again, backwards, hours apart, or the clock's own time in between."""
+    ahead = NOON + DAY
+    for batches in (
+        [[("AAA", ahead + n) for n in range(20)]],
+        [[("AAA", ahead)]] * 20,
+        [[("AAA", ahead - n * 1_000)] for n in range(20)],
+        [[("AAA", ahead + n * 2 * 3_600_000)] for n in range(20)],
+        [batch for n in range(20) for batch in ([("AAA", ahead + n)], [("BBB", NOON)])],
+        [[("AAA", ahead + n), ("BBB", NOON)] for n in range(20)],
+    ):
+        clock = started()
+        for batch in batches:
+            assert not see(clock, *batch)
+        assert clock.now_ms == NOON
+
+
 def test_a_minute_ahead_needs_no_agreement() -> None:
     """60 s is not more than 60 s."""
     clock = started()
@@ -435,10 +462,11 @@ def test_the_clock_never_raises_and_stays_in_its_day(stream: list[list[tuple[str
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("AB"), any_time), max_size=30))
 def test_two_symbols_never_move_a_clock_more_than_a_minute_ahead(events: list[tuple[str, float]]) -> None:
-    """However often they say it."""
+    """However often they say it, while the market goes on beside them."""
     clock = started()
     for event in events:
         before = clock.now_ms
+        see(clock, ("ZZZ", before))
         see(clock, event)
         assert clock.now_ms <= before + MINUTE
         assert clock.now_ms >= before

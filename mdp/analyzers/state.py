@@ -7,7 +7,9 @@ and alerts read it. Numbers follow `docs/feeds.md`.
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any, Protocol
 
 import msgspec
@@ -64,6 +66,9 @@ class _Hot:
     """What `Market.take` reads of a symbol at each bar, side by side in memory."""
 
     __slots__ = ("accumulated_volume", "bar", "high", "kind", "low", "open_final", "other", "start", "until")
+
+
+_MAX_AHEAD = 1_000  # bars
 
 
 class SymbolState(_Hot):
@@ -157,10 +162,14 @@ class Market:
         #: moment. All others are the next of their symbol, in the session of the one before, and within
         #: that session's range.
         self.notable: list[tuple[Aggregate, SymbolState, int, Number]] = []
+        #: Bars of a time that the clock does not believe yet, in order of arrival: they may be strays, or the
+        #: first of a day or after a pause. They wait, uncounted, until it does.
+        self._ahead: deque[Aggregate] = deque()
+        self._ahead_ms = inf  # the earliest of them
         #: Bars that count for nothing, by reason. Read by metrics.
-        self.refused = {
-            "other_day": 0, "otc": 0, "not_a_symbol": 0, "too_many_symbols": 0, "seconds_win": 0
-        }  # fmt: skip
+        self.refused = dict.fromkeys(
+            ("other_day", "ahead_of_clock", "otc", "not_a_symbol", "too_many_symbols", "seconds_win"), 0
+        )
 
     def start_day(self) -> None:
         """A trading day began: forget yesterday's symbols."""
@@ -179,6 +188,8 @@ class Market:
         if day is None:  # not a single time that a market can have
             self.refused["other_day"] += len(bars)
             return
+        if self._ahead_ms <= self.clock.now_ms + self.clock.LEAP_MS:
+            bars = self._due() + bars
         get = self.symbols.get
         for bar in bars:
             state = get(bar.symbol)
@@ -209,6 +220,21 @@ class Market:
                     notable.append((bar, state, place, state.accumulated_volume))
         self._bound(day)
         self.revision += 1
+
+    def _due(self) -> list[Aggregate]:
+        """The bars that the clock has come to believe since they came."""
+        latest = self.clock.now_ms + self.clock.LEAP_MS
+        due = [bar for bar in self._ahead if bar.start_timestamp <= latest]
+        self._ahead = deque(bar for bar in self._ahead if bar.start_timestamp > latest)
+        self._ahead_ms = min((bar.start_timestamp for bar in self._ahead), default=inf)
+        return due
+
+    def _wait(self, bar: Aggregate) -> None:
+        if len(self._ahead) >= _MAX_AHEAD:
+            self._ahead.popleft()
+            self.refused["ahead_of_clock"] += 1
+        self._ahead.append(bar)
+        self._ahead_ms = min(self._ahead_ms, bar.start_timestamp)
 
     def refill(self, bars: list[Aggregate]) -> None:
         """Take bars that were missed and fetched afterwards. Fills `notable` for `Analyzer.on_refill`.
@@ -263,7 +289,8 @@ class Market:
     def _turn(self, state: SymbolState, bar: Aggregate) -> bool:
         """Whether a bar beyond `until` is its symbol's next in the same session; then `until` is moved."""
         start = bar.start_timestamp
-        if not state.until or start >= state.ends or bar.__class__ is not state.kind:
+        latest = self.clock.now_ms + self.clock.LEAP_MS
+        if not state.until or start >= state.ends or start > latest or bar.__class__ is not state.kind:
             return False
         self._write_down(state, start)
         state.until = min(state.ends, price_history.slot_end(start))
@@ -279,6 +306,9 @@ class Market:
     ) -> tuple[SymbolState | None, int]:
         """Take a bar that is not simply its symbol's next; returns state and place."""
         start = bar.start_timestamp
+        if start > self.clock.now_ms + self.clock.LEAP_MS:
+            self._wait(bar)
+            return None, IGNORED
         if not day.start_ms <= start < day.idle_ms:  # none trades on the dates up to the next session
             self.refused["other_day"] += 1
             return None, IGNORED
@@ -298,10 +328,8 @@ class Market:
             return state, IGNORED
         elif start == state.start:
             place = AGAIN
-        elif start < state.start <= self.clock.now_ms + self.clock.LEAP_MS:
-            place = LATE
-        else:  # the newest, or what we took for that came from a time the market never reached
-            place = NEXT
+        else:
+            place = LATE if start < state.start else NEXT
         if place == LATE:
             state.other = bar
             if volume is None:

@@ -6,7 +6,6 @@ its queue, and lets their results leave. Synchronous; knows nothing of sockets, 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,7 +20,6 @@ from mdp.sessions import CLOSED
 
 log = structlog.get_logger(__name__)
 
-_MAX_AHEAD = 1_000
 _NOT_MS = 100_000_000_000_000  # a time from here on is in micro- or nanoseconds
 
 
@@ -42,10 +40,6 @@ class Engine:
         self.results = results
         #: Newest time of all events since somebody (`RewindWatch`) set it to 0, accepted by the clock or not.
         self.newest_ms: float = 0
-        #: Bars of a trading day that the clock has not entered: it waits for three symbols to agree, and the
-        #: first prints of a day are opens. They wait here, uncounted by boards, until it does.
-        self._ahead: deque[Aggregate] = deque(maxlen=_MAX_AHEAD)
-        self._due: list[Aggregate] = []  # of them, those to take now
         self.guards = [Guard(analyzer, max_failures=max_failures) for analyzer in analyzers]
         self._by_queue: dict[str, list[Guard]] = {}
         for guard in self.guards:
@@ -57,20 +51,10 @@ class Engine:
         if queue != UNKNOWN:
             self._tell_time(queue, batch)
         if queue == AGGREGATES:
-            self._take(batch.events)
+            self.market.take(batch.events)
         for guard in self._by_queue.get(queue, ()):
             guard.process(batch)
         self.results.commit()
-
-    def _take(self, bars: list[Aggregate]) -> None:
-        market = self.market
-        if self._due:
-            bars, self._due = self._due + bars, []
-        refused = market.refused["other_day"]
-        market.take(bars)
-        day = market.clock.day
-        if market.refused["other_day"] != refused and day is not None:
-            self._ahead.extend(bar for bar in bars if bar.start_timestamp >= day.end_ms)
 
     def _tell_time(self, queue: str, batch: EventBatch) -> None:
         events = batch.events
@@ -100,10 +84,6 @@ class Engine:
         assert day is not None
         self.market.session = CLOSED
         self.market.start_day()
-        now_ms, leap_ms = self.market.clock.now_ms, self.market.clock.LEAP_MS
-        # Not what is still ahead: a stray bar's time may come later.
-        self._due = [bar for bar in self._ahead if abs(bar.start_timestamp - now_ms) <= leap_ms]
-        self._ahead.clear()
         if self.results.journal_writer is not None:
             self.results.journal_writer.write([["d", day.day.isoformat(), self.market.clock.now_ms]])
         for guard in self.guards:

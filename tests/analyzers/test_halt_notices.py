@@ -147,6 +147,7 @@ def test_what_the_tape_said_after_the_announced_end_is_the_next_halt(rig: HaltRi
 def test_a_bar_from_the_announced_time_on_is_the_resumption(rig: HaltRig) -> None:
     """At once: what was announced happened. One before it is not."""
     rig.list(notice("GME", NOON, resume=RESUME))
+    rig.tick(RESUME - SECOND)
     rig.trade("GME", RESUME - SECOND, 20)
     assert rig.status("GME") == "halted"
     rig.trade("GME", RESUME, 20)

@@ -318,6 +318,7 @@ def test_a_change_is_journaled_before_it_leaves(rig: HaltRig) -> None:
 def test_what_bars_prove_is_journaled_before_it_leaves(rig: HaltRig) -> None:
     """The look at prices works in steps; no step lets out what only a later one writes."""
     rig.tell(luld("AAA", NOON, 17), *[luld(f"S{i}", NOON, 21) for i in range(2_500)])
+    rig.tick(NOON + 61 * SECOND)
     for second in (61, 62):
         rig.trade("AAA", NOON + second * SECOND, 10)
     heard: list[list[Any]] = []

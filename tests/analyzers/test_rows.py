@@ -35,6 +35,7 @@ def test_price_changes_over_minutes() -> None:
     """Each from the newest bar of that time, 0 where there was none yet."""
     rig = noon()
     for minute, close in ((0, 10), (10, 20), (24, 30), (29, 40)):
+        rig.tick(at(12, minute))
         rig.send(bar("AAA", at(12, minute), close))
     row = rig.get("quote:AAA")
     shown = [row[f"pct_change_{minutes}m"] for minutes in (1, 5, 15, 30)]
@@ -154,3 +155,44 @@ def test_what_is_still_to_come_is_named() -> None:
     rig.market.refer({"AAA": NoReference(prev_day_close=8, pending=("avg_volume",))})
     row: dict[str, Any] = rig.get("quote:AAA")
     assert (list(row["pending"]), row["pct_change"]) == (["avg_volume"], 25)
+
+
+def test_a_stray_bar_of_a_later_time_costs_nothing_but_itself() -> None:
+    """Not the symbol's history, range, volume or open; it counts if the market ever gets there."""
+    rig, clean = noon(), noon()
+    for one in (rig, clean):
+        for minute in range(5):
+            one.tick(at(12, minute))
+            one.send(*[bar(name, at(12, minute), 10 + minute, av=100 * (minute + 1)) for name in "XY"])
+    rig.send(bar("X", at(15), 99, av=9_999))
+    for one in (rig, clean):
+        one.tick(at(12, 5))
+        one.send(*[bar(name, at(12, 5), 20, av=700) for name in "XY"])
+    assert rig.get("quote:X") == clean.get("quote:X")
+    assert rig.get("daily_range:X") == clean.get("daily_range:X")
+    rig.tick(at(15))
+    rig.send(bar("Y", at(15), 20, av=800))
+    assert (rig.get("quote:X")["close"], rig.get("quote:X")["accumulated_volume"]) == (99, 9_999)
+
+
+def test_a_late_bar_is_late_also_while_the_clock_waits() -> None:
+    """Of a feed of one symbol after a pause: its bars wait, and are taken in their order."""
+    rig = Rig()
+    rig.tick(at(4))
+    rig.subscribe("daily_range_hod_alert")
+    rig.send(bar("AAA", at(4), 10), bar("AAA", at(4, 0, 1), 11))
+    for start in (at(4, 5), at(4, 4), at(4, 6), at(4, 7), at(4, 8), at(4, 9)):
+        rig.send(bar("AAA", start, start % 7 + 20))
+    assert rig.get("quote:AAA")["start_timestamp"] == at(4, 9)
+    starts = [alert["start_timestamp"] for _, alert in rig.taken()]
+    assert starts == sorted(starts)
+    assert at(4, 4) not in starts
+
+
+def test_bars_that_wait_are_bounded() -> None:
+    """The oldest are dropped and counted."""
+    rig = noon()
+    for second in range(1_010):
+        rig.send(bar("AAA", at(15) - second, 10))
+    assert rig.market.refused["ahead_of_clock"] == 10
+    assert rig.get("quote:AAA") is None

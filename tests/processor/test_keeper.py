@@ -347,7 +347,7 @@ def test_kills_and_restarts_anywhere_change_nothing_that_clients_see(
                 announced += process.announced()
                 process = await life(folder)
         for symbol in sorted({symbol for _, symbol, _ in steps if symbol}):
-            process.bar(symbol, 1_000, 15)  # so that each has a quote in this life
+            process.bar(symbol, 50, 15)  # so that each has a quote in this life
         announced += process.announced()
         seen = await process.view()
         await process.keeper.stop()
