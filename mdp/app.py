@@ -173,7 +173,8 @@ class App:
         self.backfill = Backfill(
             self.rest,
             self.engine,
-            enabled=config.processor.backfill,
+            # Elsewhere a symbol's name on the stream is not that of the REST endpoints.
+            enabled=config.processor.backfill and massive.market == "stocks",
             max_symbols=config.processor.backfill_max_symbols,
             include_otc=config.processor.include_otc,
             wanted=lambda: chain.from_iterable(self.bus.interest(family).symbols for family in _LOOKED_AT),

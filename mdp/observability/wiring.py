@@ -75,7 +75,7 @@ def _feed(app: App, metrics: Metrics) -> None:
         lambda: {(status,): float(n) for status, n in listener.counters.statuses.items()},
     )
     metrics.counters(
-        "mdp_feed_gaps_total", "Outages of the feed.", (), lambda: {(): float(listener.gaps.total)}
+        "mdp_feed_gaps_total", "Entries of the gap ledger.", (), lambda: {(): float(listener.gaps.total)}
     )
     metrics.gauges(
         "mdp_feed_reading_held",

@@ -21,7 +21,7 @@ from mdp.feeds import HALTS as HALTS_FEED
 from mdp.feeds import HOD_ALERT, LOD_ALERT, LULD, TRADE_STATS, TTA, TTA_ALL
 from mdp.feeds import QUOTES as QUOTES_FEED
 from mdp.feeds import TRADES as TRADES_FEED
-from mdp.listener.gaps import Gap, GapLedger
+from mdp.listener.gaps import OFF, WAITING, Gap, GapLedger
 from mdp.listener.ring import RawRing
 from mdp.observability.metrics import Metrics
 from mdp.queues.base import Batch
@@ -228,6 +228,7 @@ class Losses:
         gap.market_start_ms = int(clock.now_ms)  # by the events, as everything else that is market time
         gap.not_recoverable = list(ALL_FEEDS)
         gap.name_uncertain(None)
+        gap.repair = WAITING
         absence.number = self._market.lose(since_ms=absence.since_ms)
         self._absences.append(absence)
         return absence
@@ -244,6 +245,11 @@ class Losses:
                 absence.marked_ms = clock.now_ms
                 absence.number = market.lose(since_ms=absence.since_ms)
             return False
+        if clock.now_ms < absence.back_ms:  # the market began again (a replay): that was another time
+            if absence.gap.reason == "restart":
+                self.ledger.finish(absence.gap, market_ms=absence.back_ms)
+            absence.gap.repair, absence.gap.repair_detail = OFF, "the market's time went back"
+            return True
         until_ms, quiet = clock.now_ms, False
         if until_ms == absence.back_ms:
             waited = self._clock() - absence.back_ns
@@ -323,6 +329,7 @@ class Losses:
             stretch.number = self._market.lose(symbols, since_ms=stretch.since_ms)
             stretch.gap.name_symbols(stretch.symbols)
             stretch.gap.name_uncertain(stretch.symbols)
+            stretch.gap.repair = WAITING
         return stretch
 
     def _over(self, stretch: _Stretch) -> None:

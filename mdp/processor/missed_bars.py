@@ -6,6 +6,7 @@ reason and left out, and whoever asked is told that there were such.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ MAX_ROWS = 2_000
 #: Of one page: such an answer is decoded in some milliseconds.
 MAX_PAGE_BYTES = 512 * 1024
 MAX_PAGES = 4
+STEP_ROWS = 250  # between two turns of the event loop: about a millisecond
 #: A price is not further from the last one known than this factor: none moves so within a day.
 LARGEST_MOVE = 20.0
 
@@ -84,7 +86,9 @@ async def fetch(
         if pages > MAX_PAGES or len(items) + len(found) > MAX_ROWS:
             checks.add("too many rows")
             raise RestError(path, "more rows than the time asked for has", status=200)
-        for item in items:
+        for place, item in enumerate(items):
+            if place % STEP_ROWS == STEP_ROWS - 1:
+                await asyncio.sleep(0)
             bar = read(item, symbol, timespan, since_ms, until_ms, near=near, checks=checks)
             if bar is None:
                 refused += 1

@@ -187,13 +187,15 @@ async def test_those_that_somebody_looks_at_come_first() -> None:
 
 
 async def test_only_the_symbols_of_a_batch_are_asked_for() -> None:
-    """What expired in a queue is known by name."""
+    """What expired in a queue is known by name; no snapshot of the whole market for that."""
     case = Case()
+    case.provider.snapshot = [{"ticker": "BBB", "min": {"av": 99_999, "t": NOON}}]
     case.provider.bars["BBB", "second"] = [row(at(12, 0, 20), 6)]
     case.lose(["BBB"])
     await case.run()
     assert case.provider.asked == [("BBB", "second")]
     assert case.range_of("BBB") == (6, 5)
+    assert case.rig.get("quote:BBB")["accumulated_volume"] == 9_050
 
 
 async def test_minutes_are_asked_for_where_there_are_no_seconds() -> None:

@@ -97,6 +97,7 @@ def test_the_ledger_names_what_no_question_brings_back() -> None:
         entry["not_recoverable"]
     )
     assert (entry["uncertain"], entry["uncertain_count"], entry["symbols"]) == (None, None, None)
+    assert entry["repair"] == "waiting"
 
 
 def test_an_outage_before_the_first_event_marks_nothing() -> None:
@@ -134,6 +135,21 @@ def test_a_quiet_market_is_repaired_up_to_the_providers_time() -> None:
         assert rig.wanted == []
         rig.look(2)
         assert rig.wanted[0][2] == until_ms
+
+
+def test_a_market_that_began_again_missed_nothing() -> None:
+    """A replay's second round: the reset forgets what was lost in the first, and nothing is asked for."""
+    rig = Rig()
+    rig.ledger.open("aborted")
+    rig.ledger.close()
+    rig.market.clock.set(at(10))
+    rig.market.start_day()
+    rig.look()
+    rig.move(5_000)
+    rig.look(11)
+    assert rig.wanted == []
+    assert rig.since() is None
+    assert rig.entry()["repair"] == "off"
 
 
 def test_the_first_event_after_a_quiet_time_proves_up_to_when_it_lasted() -> None:
