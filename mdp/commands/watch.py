@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mdp.client import ClientError, WdsClient
+from mdp.client import ClientError, Update, WdsClient
 
 MAX_ROWS = 30  # of a board that are shown
 MAX_SYMBOLS = 40  # of a feed with one value per symbol; the ones that changed last
@@ -73,6 +73,14 @@ class FeedView:
         self._board: list[dict[str, Any]] | None = None
         self._symbols: dict[str, dict[str, Any]] = {}  # symbol -> last value, the newest at the end
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
+
+    def update(self, update: Update) -> None:
+        """Take an update: of an event feed first the last ones there were, then each."""
+        if update.kind == "list":
+            for event in reversed(update.value or ()):
+                self.add(event)
+        elif update.value is not None or not update.epoch:  # with numbers, None is: nothing there yet
+            self.add(update.value)
 
     def add(self, payload: Any) -> None:
         """Take one payload: a board, a value of one symbol, or anything else."""
@@ -137,23 +145,26 @@ async def watch(client: WdsClient, feeds: Sequence[str], console: Console) -> No
         refresh_per_second=_REFRESH_PER_SECOND,
         vertical_overflow="crop",  # the last state stays on the screen, whole, after Ctrl-C
     ):
-        await _follow_all(client, feeds, lambda feed, payload: views[feed].add(payload), set_state)
+        await _follow_all(client, feeds, lambda feed, update: views[feed].update(update), set_state)
 
 
-def _print_line(feed: str, payload: Any) -> None:
+def _print_line(feed: str, update: Update) -> None:
+    """One line a message: values that there are, and events from now on."""
+    if update.kind == "list" or (update.value is None and update.epoch):
+        return
     # Flushed per line: whoever reads the pipe wants the market now, not 8 KiB later.
-    print(orjson.dumps({"feed": feed, "data": payload}).decode(), flush=True)
+    print(orjson.dumps({"feed": update.feed, "data": update.value}).decode(), flush=True)
 
 
 async def _follow_all(
     client: WdsClient,
     feeds: Sequence[str],
-    on_payload: Callable[[str, Any], None],
+    on_update: Callable[[str, Update], None],
     on_state: Callable[[str, str], None],
 ) -> None:
     async def follow(feed: str) -> None:
-        async for payload in client.stream(feed, lambda state: on_state(feed, state)):
-            on_payload(feed, payload)
+        async for update in client.subscribe(feed, on_state=lambda state: on_state(feed, state)):
+            on_update(feed, update)
 
     try:
         async with asyncio.TaskGroup() as group:

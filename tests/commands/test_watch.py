@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from mdp.client import ClientError, WdsClient
+from mdp.client import ClientError, Update, WdsClient
 from mdp.commands.watch import MAX_LINES, MAX_ROWS, MAX_SYMBOLS, FeedView, amount, watch
 
 
@@ -143,9 +143,9 @@ class Feeds(WdsClient):
         super().__init__("ws://unused")
         self._payloads = payloads
 
-    async def stream(
-        self, feed: str, on_state: Callable[[str], None] = lambda state: None
-    ) -> AsyncIterator[Any]:
+    async def subscribe(  # type: ignore[override]
+        self, feed: str, *, on_state: Callable[[str], None] = lambda state: None
+    ) -> AsyncGenerator[Update, None]:
         """The given payloads; an exception among them is raised."""
         on_state("live")
         for payload in self._payloads[feed]:
@@ -154,7 +154,7 @@ class Feeds(WdsClient):
             if isinstance(payload, State):
                 on_state(payload)
                 continue
-            yield payload
+            yield payload if isinstance(payload, Update) else Update(feed, payload)
 
 
 async def test_in_a_pipe_each_message_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +167,30 @@ async def test_in_a_pipe_each_message_is_one_json_line(capsys: pytest.CaptureFix
         {"feed": "a", "data": {"x": "é\n"}},
         {"feed": "b", "data": None},
     ]
+
+
+async def test_in_a_pipe_only_what_is_new_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Under the name of its feed; the events before, and a value that is not there yet, are no messages."""
+    updates = [
+        Update("quote:B", None, epoch=1),
+        Update("quote:B", {"close": 1}, epoch=1, seq=1),
+        Update("halts", [1, 2], epoch=1, kind="list"),
+        Update("halts", 3, epoch=1, kind="event"),
+    ]
+    await watch(Feeds({"quote:*": updates}), ["quote:*"], Console(file=io.StringIO(), force_terminal=False))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [{"feed": "quote:B", "data": {"close": 1}}, {"feed": "halts", "data": 3}]
+
+
+def test_what_an_event_feed_had_is_shown_before_what_comes() -> None:
+    """Oldest first, as it would have been if one had watched; nothing there is nothing shown."""
+    view = FeedView("halts")
+    view.update(Update("halts", [{"n": 2}, {"n": 1}], epoch=1, kind="list"))
+    view.update(Update("halts", {"n": 3}, epoch=1, kind="event"))
+    view.update(Update("halts", None, epoch=1))
+    lines = [line for line in shown(view).splitlines() if '"n"' in line]
+    assert [json.loads(line)["n"] for line in lines] == [1, 2, 3]
+    assert "null" not in shown(view)
 
 
 async def test_in_a_pipe_trouble_is_told_apart_from_data(capsys: pytest.CaptureFixture[str]) -> None:
