@@ -1,4 +1,4 @@
-"""The OpenAPI document: kept, served, and true (schemathesis asks what it says may be asked, and what not)."""
+"""The OpenAPI document: kept, served, and true: schemathesis asks what it says may be asked, and what not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -60,7 +61,7 @@ def service() -> Iterator[Running]:
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_the_service_does_what_the_document_says(case: schemathesis.Case, service: Running) -> None:
+def test_the_service_does_what_the_document_says(case: schemathesis.Case[Any], service: Running) -> None:
     """Right requests are answered as described, wrong ones refused; no answer is our fault."""
     case.call_and_validate(base_url=f"http://127.0.0.1:{service.service.port}", timeout=20)
     assert "failed" not in service.service.counters.refused
