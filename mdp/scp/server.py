@@ -18,7 +18,7 @@ _PAGES: dict[str, tuple[str, str]] = {
     "/": ("index.html", "text/html"),
     "/static/app.js": ("app.js", "text/javascript"),
     "/static/format.js": ("format.js", "text/javascript"),
-    "/static/feed.js": ("feed.js", "text/javascript"),
+    "/static/mdp-client.js": ("mdp-client.js", "text/javascript"),
     "/static/style.css": ("style.css", "text/css"),
     "/static/icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -184,9 +184,7 @@ async def test_payloads_with_holes_or_markup_do_no_harm(tmp_path: Path) -> None:
         env.bus.publish(feeds.MARKET_STATUS, "", {"session": evil})
         env.bus.publish(feeds.HOD_ALERT, "", {"direction": "high", "symbol": evil, "note": evil})
         env.bus.publish(feeds.HALTS, "", {"symbol": "HLT", "timestamp": None})
-        env.publish_board(
-            [{"symbol": evil}, {"symbol": "AAA", "close": "x", "relative_volume": None}, None, 5]
-        )
+        env.publish_board([{"symbol": evil}, {"symbol": "AAA", "close": "x", "relative_volume": None}])
         await env.page.until(f"{GAINERS}.length === 2")
         await env.page.until("document.querySelectorAll('#halts li, #alerts li').length === 2")
         assert await env.page.evaluate(CELLS) == [

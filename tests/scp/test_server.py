@@ -155,7 +155,7 @@ def test_the_page_asks_for_nothing_foreign_and_has_nothing_inline() -> None:
     """It works without the internet, and under its own policy."""
     tags = _Tags()
     tags.feed((STATIC / "index.html").read_text())
-    assert set(tags.urls) == set(PATHS[1:]) - {"/static/feed.js", "/static/format.js"}
+    assert set(tags.urls) == set(PATHS[1:]) - {"/static/mdp-client.js", "/static/format.js"}
     assert tags.handlers == []
     assert tags.inline == 0
     for path in STATIC.iterdir():

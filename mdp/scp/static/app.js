@@ -1,7 +1,7 @@
 // The live page: three boards, the market's state, the latest highs, lows and halts.
 
-import { Feed } from "./feed.js";
 import { compact, count, known, lag, percent, price, time, times, words } from "./format.js";
+import { connect } from "./mdp-client.js";
 
 const ROWS = 25;
 const ALERTS = 30;
@@ -12,7 +12,6 @@ const $ = (id) => document.getElementById(id);
 
 class Board {
   #section;
-  #change;
   #body;
   #rows = new Map(); // symbol → {element, cells, values}
   #pending = null;
@@ -20,7 +19,7 @@ class Board {
   constructor(section) {
     this.#section = section;
     this.feed = section.dataset.feed;
-    this.#change = section.dataset.change;
+    this.change = section.dataset.change;
     const hint = document.createElement("small");
     hint.textContent = section.dataset.hint;
     section.querySelector("h2").append(" ", hint);
@@ -84,7 +83,7 @@ class Board {
   }
 
   #fill(line, row, index) {
-    const change = row[this.#change];
+    const change = row[this.change];
     const rank = Number.isInteger(row.rank) ? row.rank : index + 1;
     set(line, 0, rank, String(rank), false);
     set(line, 2, row.close, price(row.close), true);
@@ -239,84 +238,59 @@ function showStatus(status) {
 
 const round = (value) => (typeof value === "number" ? Math.round(value) : value);
 
-const states = new Map(); // connection → [state, reason]
-
-const SEVERITY = ["live", "connecting", "reconnecting", "unauthorized"];
-
-/** The page is live when all its connections are; else it shows the one that is worst off. */
-function showConnection(name, state, reason) {
-  states.set(name, [state, reason]);
-  const rank = ([each]) => SEVERITY.indexOf(each);
-  const worst = [...states.values()].reduce((one, other) => (rank(other) > rank(one) ? other : one));
-  $("connection").dataset.state = worst[0];
-  const text = worst[1] ? `${worst[0]} · ${worst[1]}` : worst[0];
+function showConnection(state, reason) {
+  $("connection").dataset.state = state;
+  const text = reason ? `${state} · ${reason}` : state;
   if ($("connection-text").textContent !== text) $("connection-text").textContent = text;
-  document.body.classList.toggle("stale", worst[0] !== "live");
-  const wanted = worst[0] === "unauthorized";
+  document.body.classList.toggle("stale", state !== "live");
+  const wanted = state === "unauthorized";
   $("key-form").hidden = !wanted;
-  $("key-error").textContent = wanted && key ? worst[1] : "";
+  $("key-error").textContent = wanted && key ? reason : "";
 }
 
-// ---- Connections
+// ---- Connection
 
 let key = sessionStorage.getItem("mdp-key") ?? "";
 
-function onOther(payload) {
-  if (payload === null || typeof payload !== "object" || Array.isArray(payload)) return;
-  if ("direction" in payload) alerts.add(payload);
-  else if ("symbol" in payload) addHalt(payload);
-  else showStatus(payload);
+/** Events one by one; what there was before them comes newest first. */
+function each(add) {
+  return ({ value, kind }) => {
+    const items = kind === "list" ? [...(value ?? [])].reverse() : [value];
+    for (const item of items) if (item !== null && typeof item === "object") add(item);
+  };
 }
 
-function onOtherGet(cache, data) {
-  if (cache === "market:status") {
-    if (data !== null) showStatus(data);
-  } else if (Array.isArray(data)) {
-    const add = cache === "halts" ? addHalt : (item) => alerts.add(item);
-    for (const item of data) if (item !== null && typeof item === "object") add(item);
+function connectAll(url, boards) {
+  const service = connect(url, { key: () => key, onState: showConnection });
+  for (const board of boards) {
+    const fields = ["close", board.change, "accumulated_volume", "relative_volume", "free_float"];
+    service.subscribe(board.feed, { limit: ROWS, fields }, ({ value }) => board.update(value ?? []));
   }
+  service.subscribe("market:status", {}, ({ value }) => {
+    if (value !== null && typeof value === "object") showStatus(value);
+  });
+  for (const feed of ["daily_range_hod_alert", "daily_range_lod_alert"]) {
+    service.subscribe(feed, { limit: ALERTS }, each((item) => alerts.add(item)));
+  }
+  service.subscribe("halts", { limit: HALTS }, each(addHalt));
+  return service;
 }
 
 async function main() {
   const config = await loadConfig();
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   const url = `${scheme}://${location.hostname}:${config.wds_port}/ws`;
-  states.delete("config");
-  const feeds = [];
-  for (const section of document.querySelectorAll(".board")) {
-    const board = new Board(section);
-    states.set(board.feed, ["connecting", ""]);
-    feeds.push(new Feed(url, {
-      feeds: [board.feed],
-      gets: [{ cache: board.feed, limit: ROWS }],
-      key: () => key,
-      onGet: (cache, data) => cache === board.feed && board.update(data ?? []),
-      onMessage: (payload) => board.update(payload),
-      onState: (state, reason) => showConnection(board.feed, state, reason),
-    }));
-  }
-  states.set("status", ["connecting", ""]);
-  feeds.push(new Feed(url, {
-    feeds: ["market:status", "daily_range_hod_alert", "daily_range_lod_alert", "halts"],
-    gets: [
-      { cache: "market:status", limit: 0 },
-      { cache: "daily_range_hod_alert", limit: ALERTS },
-      { cache: "daily_range_lod_alert", limit: ALERTS },
-      { cache: "halts", limit: HALTS },
-    ],
-    key: () => key,
-    onGet: onOtherGet,
-    onMessage: onOther,
-    onState: (state, reason) => showConnection("status", state, reason),
-  }));
+  const boards = [...document.querySelectorAll(".board")].map((section) => new Board(section));
+  let service = null;
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     key = $("key").value;
     sessionStorage.setItem("mdp-key", key);
-    for (const feed of feeds) feed.connect();
+    if (service) service.reconnect();
+    else service = connectAll(url, boards);
   });
-  if (config.auth_required && !key) showConnection("status", "unauthorized", "an API key is needed");
-  else for (const feed of feeds) feed.connect();
+  if (config.auth_required && !key) showConnection("unauthorized", "an API key is needed");
+  else service = connectAll(url, boards);
 }
 
 async function loadConfig() {
@@ -325,9 +299,9 @@ async function loadConfig() {
       const response = await fetch("/config.json", { cache: "no-store" });
       const config = await response.json();
       if (config.wds_port) return config;
-      showConnection("config", "connecting", "the data service is starting");
+      showConnection("connecting", "the data service is starting");
     } catch {
-      showConnection("config", "reconnecting", "no answer from the page's server");
+      showConnection("reconnecting", "no answer from the page's server");
     }
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
