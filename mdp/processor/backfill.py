@@ -39,6 +39,7 @@ PASS_SECONDS = 30.0  # between them
 DOWN_AFTER = 5  # failures in a row, after which the provider is left alone for a while
 DOWN_SECONDS, MAX_DOWN_SECONDS = 5.0, 60.0
 GIVE_UP_AFTER = 20  # refusals in a row without any answer: the plan does not include bars
+MAX_LEFT = 2_000  # symbols kept by name as not repaired; of more, any that is not repaired is uncertain
 STEP = 250  # bars or symbols between two turns of the event loop
 _REFUSED = frozenset({400, 401, 402, 403, 405, 410, 501})
 
@@ -231,9 +232,11 @@ class Backfill:
             detail = f"only {self._max_symbols} of {len(symbols)} symbols (processor.backfill_max_symbols)"
             self._close(PARTIAL, detail, None)
             return
-        self._engine.market.trust.settle(number, left)
+        if len(left) <= MAX_LEFT:
+            self._engine.market.trust.settle(number, left)
         if left:
-            self._close(PARTIAL, f"{len(left)} symbols could not be repaired", left)
+            named = left if len(left) <= MAX_LEFT else None
+            self._close(PARTIAL, f"{len(left)} symbols could not be repaired", named)
         else:
             self._close(DONE, "", ())
 

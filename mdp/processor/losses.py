@@ -230,6 +230,8 @@ class Losses:
         gap.name_uncertain(None)
         gap.repair = WAITING
         absence.number = self._market.lose(since_ms=absence.since_ms)
+        # Those that only wait for an event to prove the time: this one begins where they do.
+        self._absences = [other for other in self._absences if not other.quiet_ms]
         self._absences.append(absence)
         return absence
 

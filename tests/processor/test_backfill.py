@@ -258,6 +258,18 @@ async def test_garbage_leaves_the_symbol_uncertain_and_the_others_repaired() -> 
     assert len([symbol for symbol, _ in case.provider.asked if symbol == "BBB"]) == module.PASSES
 
 
+async def test_very_many_that_cannot_be_repaired_are_not_kept_by_name(monkeypatch: Any) -> None:
+    """Whoever is not repaired is uncertain, as before; who was, is not."""
+    monkeypatch.setattr(module, "MAX_LEFT", 1)
+    case = Case()
+    case.rig.send(bar("CCC", NOON, 5))
+    case.provider.fails = lambda symbol: None if symbol == "AAA" else b"<html>"
+    case.lose()
+    await case.run()
+    assert (case.gap.repair, case.gap.uncertain) == ("partial", None)
+    assert [case.since(name) for name in ("AAA", "BBB", "CCC")] == [None, at(12, 0, 2), at(12, 0, 2)]
+
+
 async def test_a_provider_that_is_down_is_asked_again_until_it_answers() -> None:
     """With growing pauses; the entry says why meanwhile; then all is repaired."""
     case = Case()

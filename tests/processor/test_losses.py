@@ -170,6 +170,19 @@ def test_the_first_event_after_a_quiet_time_proves_up_to_when_it_lasted() -> Non
         assert rig.since() == (NOON + 1_000 if again else None)
 
 
+def test_outages_of_a_quiet_market_do_not_gather() -> None:
+    """A night of broken connections: the first event ends all, and each was handed on once."""
+    rig = Rig()
+    for number in range(5):
+        rig.ledger.open(f"broken{number}")
+        rig.ledger.close()
+        rig.look(11)
+    assert [gap.reason for gap, _, _ in rig.wanted] == [f"broken{number}" for number in range(5)]
+    rig.move(60_000)
+    rig.look()
+    assert [gap.reason for gap, _, _ in rig.wanted[5:]] == ["broken4"]
+
+
 async def test_a_restart_is_a_gap_from_the_kept_time_to_the_first_event() -> None:
     """With its own entry, and everything marked until it is repaired."""
     rig = Rig()
