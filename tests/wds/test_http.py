@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from mdp import feeds
 from mdp.cache.memory import MemoryBus
@@ -184,7 +185,7 @@ async def test_a_symbol_may_hold_a_slash(path: str) -> None:
     """Encoded or not."""
     async with stocked() as env:
         env.cache.set(feeds.QUOTE, "BRK/A", 7)
-        url = aiohttp.client.URL(f"http://127.0.0.1:{env.service.port}/api/v1/feeds/{path}", encoded=True)
+        url = URL(f"http://127.0.0.1:{env.service.port}/api/v1/feeds/{path}", encoded=True)
         async with env.session.get(url) as answer:
             assert (await answer.json())["data"] == 7
 

@@ -26,6 +26,7 @@ from mdp.wds.views import envelope
 from tests.wds.doubles import FakeTransport, Running, running, until
 from tests.wds.signers import NOW, SECRET, hs256
 from tests.wds.test_client import FakeLoop
+from tests.wds.test_tls import Issuer
 
 
 class Reader:
@@ -241,9 +242,11 @@ async def test_a_stalled_stream_delays_nobody_and_is_closed() -> None:
             await loop.sock_sendall(stalled, b"GET /api/v1/stream?feeds=alerts HTTP/1.1\r\nHost: x\r\n\r\n")
             await until(lambda: env.service.counters.subscriptions == 2)
             await healthy.event()
-            for number in range(2_000):
-                env.bus.publish(feeds.ALERTS, "", [number, "x" * 10_000])
-                assert (await healthy.event())[2]["data"][0] == number
+            for start in range(0, 4_000, 10):
+                for number in range(start, start + 10):
+                    env.bus.publish(feeds.ALERTS, "", [number, "x" * 10_000])
+                for number in range(start, start + 10):
+                    assert (await healthy.event())[2]["data"][0] == number
                 if env.service.counters.slow_closes:
                     break
             assert env.service.counters.slow_closes == 1
@@ -262,6 +265,19 @@ async def test_a_feed_that_cannot_be_read_spoils_no_other() -> None:
             assert (kind, problem["code"], problem["feed"]) == ("problem", "unavailable", "trade_stats:A")
             assert "secret" not in str(problem)
             assert (await reader.event())[2]["feed"] == "quote:A"
+
+
+async def test_streams_are_served_over_tls(tmp_path: Path) -> None:
+    """The same, encrypted; a client that goes is noticed."""
+    issuer = Issuer(tmp_path)
+    async with running(issuer.config()) as env:
+        url = f"https://127.0.0.1:{env.service.port}/api/v1/stream?feeds=alerts"
+        async with env.session.get(url, ssl=issuer.trust) as answer:
+            reader = Reader(answer)
+            await reader.event()
+            env.bus.publish(feeds.ALERTS, "", "news")
+            assert (await reader.event())[2]["data"] == "news"
+        await until(lambda: env.service.counters.clients == 0)
 
 
 # Whose time ends
