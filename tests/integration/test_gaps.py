@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from mdp.app import App
+from mdp.queues.base import Batch
 from mdp.simulator import Simulator, SimulatorOptions
 from tests.app_support import config_for, eventually
 from tests.cache.provider import Answer, Provider, hang, serving
@@ -166,7 +167,7 @@ async def away_for_a_moment(answer: Answer | Any) -> AsyncIterator[App]:
                 await eventually(lambda: len(app.market.symbols) > 5)
                 simulator.set_fault("abrupt_close", 0)
                 await eventually(lambda: app.listener.gaps.total > 0)
-                await eventually(lambda: provider.count("/v2/aggs/ticker/") > 1)
+                await eventually(lambda: provider.count("/v2/aggs/ticker/") > 1, seconds=PATIENCE_SECONDS)
                 yield app
             finally:
                 await app.stop()
@@ -197,6 +198,34 @@ async def test_a_provider_whose_bars_are_no_use_delays_nothing_and_the_ledger_sa
         assert app.steps.get("backfill").max_seconds < 1.0, seconds  # no wait is within a step
 
 
+async def test_what_ring_and_queues_lose_is_in_the_ledger_and_repaired() -> None:
+    """Frames too old to be decoded concern any symbol, an expired batch of bars exactly its symbols."""
+    simulator = Simulator(SimulatorOptions(symbols=20, events_per_second=400))  # a live feed's pace
+    await simulator.start()
+    app = App(config_for(simulator.port), ["all"])
+    try:
+        await app.start()
+        await eventually(lambda: len(app.market.symbols) > 5)
+        first = next(iter(app.market.symbols))
+        bar = app.market.symbols[first].bar
+        app.queues["aggregates"].put(Batch([bar], arrival_ns=1))
+        await eventually(lambda: [gap["reason"] for gap in app.controls.gaps()] == ["expired"])
+        assert app.controls.gaps()[0]["symbols"] == [first]
+        assert app.market.trust.symbols() == [first]
+        app.ring.append('[{"ev":"T"}]', 1)
+        await eventually(lambda: app.controls.gaps()[-1]["reason"] == "shed")
+        assert app.controls.gaps()[-1]["frames"] == 1
+        assert app.market.trust.whole_market
+        await eventually(
+            lambda: [gap["repair"] for gap in app.controls.gaps()] == ["done", "done"],
+            seconds=PATIENCE_SECONDS,
+        )
+        assert not app.market.trust
+    finally:
+        await app.stop()
+        await simulator.stop()
+
+
 async def test_the_simulated_market_repairs_itself() -> None:
     """It keeps the bars of its last minutes: the demo shows what a short outage looks like."""
     simulator = Simulator(SimulatorOptions(symbols=20, events_per_second=400, speed=5))
@@ -206,7 +235,10 @@ async def test_the_simulated_market_repairs_itself() -> None:
         await app.start()
         await eventually(lambda: len(app.market.symbols) > 5)
         simulator.set_fault("abrupt_close", 0)
-        await eventually(lambda: bool(app.controls.gaps()) and app.controls.gaps()[0]["repair"] == "done")
+        await eventually(
+            lambda: bool(app.controls.gaps()) and app.controls.gaps()[0]["repair"] == "done",
+            seconds=PATIENCE_SECONDS,
+        )
         assert not app.market.trust
         assert app.controls.gaps()[0]["repaired"] > 5
     finally:
