@@ -17,7 +17,32 @@ def bench() -> None:
     Examples:
       mdp bench ingest
       mdp bench ingest --suite --json results.json
+      mdp bench fanout
     """
+
+
+@bench.command()
+@click.option("--clients", default=500, show_default=True, help="Clients, for throughput.")
+@click.option("--seconds", default=2.0, show_default=True, help="Of each measurement.")
+@click.option("--rounds", default=3, show_default=True, help="Of throughput; the median counts.")
+@click.option("--many", default=2_000, show_default=True, help="Clients of boards and quotes, for latency.")
+@click.option("--idle", default=5_000, show_default=True, help="Connections that do nothing, for memory.")
+@click.option("--json", "json_path", default="", metavar="FILE", help="Write the result there, too.")
+def fanout(*, clients: int, seconds: float, rounds: int, many: int, idle: int, json_path: str) -> None:
+    """From the bus to thousands of WebSocket clients: deliveries/s, latency, memory, bytes.
+
+    \b
+    Examples:
+      mdp bench fanout
+      mdp bench fanout --clients 100 --many 200 --idle 500
+    """
+    from mdp.bench import fanout as measurement
+    from mdp.config import LogConfig
+    from mdp.observability.logging import configure
+
+    configure(LogConfig(level="warning"))
+    options = measurement.FanoutOptions(clients, seconds, rounds, many, idle, json=json_path)
+    sys.exit(measurement.main(options))
 
 
 @bench.command()

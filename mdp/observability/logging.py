@@ -24,6 +24,7 @@ _LEAST_SECRET_PART = 4
 _LIBRARY_LEVELS: dict[str, int] = {
     "websockets": logging.WARNING,
     "aiohttp.access": logging.WARNING,
+    "aiohttp.websocket": logging.ERROR,  # warns of each client who offers a subprotocol of others
     "aiohttp": logging.INFO,
     "asyncio": logging.WARNING,
     "massive": logging.WARNING,

@@ -199,6 +199,15 @@ class WidgetDataService:
         await self.access.stop()
         await runner.cleanup()
 
+    async def tick(self) -> None:
+        """Send what is due now, without waiting for the tick."""
+        await self._hub.flush()
+
+    @property
+    def most_waiting_bytes(self) -> int:
+        """Of the client for whom most waits."""
+        return max((client.waiting_bytes for client in self._clients), default=0)
+
     def health(self) -> Health:
         """Whether clients can connect and are served."""
         if self._runner is None:
@@ -264,7 +273,7 @@ class WidgetDataService:
         elif not self._may_connect_from(request):
             reason, status = "origin", HTTPStatus.FORBIDDEN
             text = "Pages of this origin may not connect. Add it to wds.allowed_origins to allow it."
-        elif not web.WebSocketResponse().can_prepare(request):
+        elif not web.WebSocketResponse(protocols=(protocol2.SUBPROTOCOL,)).can_prepare(request):
             reason, status = "not_websocket", HTTPStatus.UPGRADE_REQUIRED
             text = "This address speaks WebSocket (version 13) only."
         elif self.counters.clients >= self._config.max_clients:
