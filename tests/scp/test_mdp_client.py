@@ -111,7 +111,7 @@ def random_board(pick: random.Random, ranked: bool) -> list[dict[str, Any]]:
 async def test_deltas_are_applied_as_the_service_means_them(tmp_path: Path) -> None:
     """2,000 changes of boards, and a value: the same result as the service's own rule, and as what is now."""
     pick = random.Random(5)
-    cases = []
+    cases: list[list[Any]] = []
     while len(cases) < 2_000:
         ranked = pick.random() < 0.5
         before, now = random_board(pick, ranked), random_board(pick, ranked)
