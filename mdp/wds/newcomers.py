@@ -91,7 +91,10 @@ class Newcomers:
         entry = await self._cache.get(feed, limit) if family.max_items else None
         if entry is not None:
             newcomer.place = entry.seq
-            body = envelope(feed, epoch, entry.seq, _now_ms(), "snapshot", encode_json(entry.value))
+            options = newcomer.view.options
+            chosen = options.fields or options.where
+            items = newcomer.view.select(entry.value) if chosen else entry.value
+            body = envelope(feed, epoch, entry.seq, _now_ms(), "snapshot", encode_json(items))
             newcomer.due.append(Due(feed, family, body, seq=entry.seq))
         return resume is None
 

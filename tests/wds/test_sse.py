@@ -177,6 +177,18 @@ async def test_a_stream_goes_on_where_it_was() -> None:
             assert (await reader.event())[0] == "snapshot"
 
 
+async def test_the_snapshot_of_events_holds_those_that_were_asked_for() -> None:
+    """As the events that follow."""
+    async with running() as env:
+        for number in range(4):
+            env.cache.push(feeds.ALERTS, "", {"n": number, "more": 1})
+        async with stream(env, "alerts", "&where=n>=2&fields=n") as reader:
+            assert (await reader.event())[2]["data"] == [{"n": 3}, {"n": 2}]
+            for number in (1, 5):
+                env.bus.publish(feeds.ALERTS, "", {"n": number, "more": 1})
+            assert (await reader.event())[2]["data"] == {"n": 5}
+
+
 async def test_streams_and_websockets_share_what_is_encoded() -> None:
     """One framing for all clients who see the same."""
     async with running() as env, stream(env, "alerts") as one, stream(env, "alerts") as two:
