@@ -16,7 +16,7 @@ from aiohttp import WSMsgType, web
 from mdp.cache.base import Bus, Cache
 from mdp.config import WdsConfig
 from mdp.stage import Health
-from mdp.wds import access, protocol, protocol2
+from mdp.wds import protocol, protocol2
 from mdp.wds.access import Access, Denied, Session
 from mdp.wds.admission import HEADER_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS, SPARE, Admission, Gate, peer_of
 from mdp.wds.auth import hosts_of, origin_allowed
@@ -26,7 +26,7 @@ from mdp.wds.frames import WINDOW_BITS, pong_frame, text_frame
 from mdp.wds.http import HttpApi, Parts
 from mdp.wds.hub import Hub, nothing_to_gather
 from mdp.wds.limits import Networks
-from mdp.wds.permissions import Identity, Permission
+from mdp.wds.members import Member
 from mdp.wds.tls import Tls
 from mdp.wds.values import entry_json
 from mdp.wds.views import envelope
@@ -323,7 +323,7 @@ class WidgetDataService:
             _join_of(socket),
         )
         socket.client = client
-        session = self.access.open(_Member(client, self._hub, self.counters), peer_of(transport))
+        session = self.access.open(Member(client, self._hub, self.counters), peer_of(transport))
         self._enter(client, session)
         try:
             if not self._config.auth_enabled or await self._authenticate(client, socket):
@@ -528,38 +528,6 @@ class WidgetDataService:
         client.answer(text_frame(protocol.got(key, data)))
 
 
-class _Member:
-    """A connection as `Access` sees it."""
-
-    __slots__ = ("_client", "_counters", "_hub")
-
-    def __init__(self, client: Client, hub: Hub, counters: WdsCounters) -> None:
-        self._client = client
-        self._hub = hub
-        self._counters = counters
-
-    def warn(self, identity: Identity, seconds: float) -> None:
-        self._client.answer(text_frame(protocol.expires(_word(identity), seconds)))
-
-    def expel(self, identity: Identity, why: str) -> None:
-        is_token = identity.kind == "token"
-        code = protocol.TOKEN_EXPIRED if is_token else protocol.ACCESS_ENDED
-        reason = f"the {_word(identity)} {'was revoked' if why == access.REVOKED else 'has expired'}"
-        if not self._client.closing:
-            self._counters.close(code)
-            self._client.close(code, reason)
-
-    def restrict(self, permission: Permission) -> None:
-        for pattern in [pattern for pattern in self._client.patterns if not permission.allows(pattern)]:
-            self._hub.unsubscribe(self._client, pattern)
-            self._client.answer(text_frame(protocol.unsubscribed(pattern)))
-        views = tuple(pattern for pattern in self._client.views if not permission.allows(pattern))
-        for pattern in views:
-            self._hub.look_away(self._client, pattern)
-        if views:
-            self._client.answer(text_frame(protocol2.unsubscribed(views)))
-
-
 def _wants_version_2(request: web.Request) -> bool:
     offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
     return protocol2.SUBPROTOCOL in [name.strip() for name in offered]
@@ -570,10 +538,6 @@ def _join_of(socket: _Socket) -> Join:
     if socket.ws_protocol != protocol2.SUBPROTOCOL:
         return frames_joined
     return deflated_together if socket.compress == WINDOW_BITS else framed_together
-
-
-def _word(identity: Identity) -> str:
-    return "token" if identity.kind == "token" else "key"
 
 
 class _Socket(web.WebSocketResponse):
