@@ -220,6 +220,27 @@ async def test_a_killed_connection_is_made_again() -> None:
                 pass
 
 
+async def test_events_survive_kills_while_they_come() -> None:
+    """A line that is cut ten times in the middle of 500 events loses and repeats none."""
+    async with running() as service, client_of(service) as client:
+        updates = client.subscribe("halts")
+        assert (await take(updates)).kind == "list"
+
+        async def market() -> None:
+            for number in range(1, 501):
+                publish(service, feeds.HALTS, "", number)
+                if number % 50 == 0:
+                    for peer in list(service.service._clients):
+                        peer._transport.abort()
+                await asyncio.sleep(0.001)
+
+        task = asyncio.create_task(market())
+        got = [await take(updates) for _ in range(500)]
+        await task
+        assert [update.value for update in got] == list(range(1, 501))
+        assert not any(update.gap for update in got)
+
+
 async def test_who_reads_slowly_gets_the_newest_value() -> None:
     """Of a state feed nothing piles up."""
     async with running() as service, client_of(service) as client:
