@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, assume, settings
 
 from mdp import feeds
 from mdp.wds import openapi, query
+from mdp.wds.admission import MAX_HEADER_BYTES
 from tests.wds.doubles import Running, running
 
 KEPT = Path(__file__).parents[2] / "docs" / "openapi.json"
@@ -63,6 +64,8 @@ def service() -> Iterator[Running]:
 )
 def test_the_service_does_what_the_document_says(case: schemathesis.Case[Any], service: Running) -> None:
     """Right requests are answered as described, wrong ones refused; no answer is our fault."""
+    # A longer request line is refused by aiohttp itself, in its own words.
+    assume(len(case.as_curl_command()) < MAX_HEADER_BYTES)
     case.call_and_validate(base_url=f"http://127.0.0.1:{service.service.port}", timeout=20)
     assert "failed" not in service.service.counters.refused
 
