@@ -224,8 +224,8 @@ class View:
         return lambda: self._shown[feed].full()
 
     def _show(self, feed: str, family: Family, epoch: int, seq: int, ts: int, value: Any) -> Shown:
-        if isinstance(value, list | tuple) and (family.name.startswith("scanners:") or _is_board(value)):
-            rows = [_plain(row) for row in value]
+        rows = _rows(value, family)
+        if rows is not None:
             if self.options.where:
                 rows = [row for row in rows if self._passes(row)]
             if self.options.limit:
@@ -297,9 +297,16 @@ class ViewIndex:
                 yield self._exact, target.family.feed(target.symbol)
 
 
-def _is_board(value: list[Any] | tuple[Any, ...]) -> bool:
-    """Whether its items are named by their symbol."""
-    return bool(value) and (_KEY in value[0] if isinstance(value[0], dict) else hasattr(value[0], _KEY))
+def _rows(value: Any, family: Family) -> list[Row] | None:
+    """The rows of a board; None for what is none: not a list, or not one row for each symbol."""
+    if not isinstance(value, list | tuple):
+        return None
+    if not value:
+        return [] if family.name.startswith("scanners:") else None
+    rows = [_plain(row) for row in value]
+    if not all(isinstance(row, dict) and isinstance(row.get(_KEY), str) for row in rows):
+        return None
+    return rows if len({row[_KEY] for row in rows}) == len(rows) else None
 
 
 def _plain(value: Any) -> Any:

@@ -149,6 +149,21 @@ def test_rows_without_rank_keep_their_order() -> None:
     assert apply_delta(known, delta["data"]) == [{"symbol": "B"}, {"symbol": "A"}]
 
 
+@pytest.mark.parametrize(
+    "odd", [[None, 5], [{"name": "A"}], [{"symbol": "A"}, {"symbol": "A"}], [{"symbol": 1}], {}]
+)
+def test_what_is_no_board_is_told_whole(odd: Any) -> None:
+    """A scanner of the user's own may publish what it likes; it reaches its clients as it is."""
+    seen = view("scanners:mine")
+    family = feeds.resolve("scanners:mine")
+    assert family is not None
+    assert body(seen.render(message([{"symbol": "A", "rank": 1}], 1, *family)))["kind"] == "state"
+    told = body(seen.render(message(odd, 2, *family)))
+    assert (told["kind"], told["data"]) == ("state", odd)
+    assert seen.render(message(odd, 3, *family)) is None
+    assert body(seen.render(message([{"symbol": "B"}], 4, *family)))["data"] == [{"symbol": "B"}]
+
+
 boards = st.lists(
     st.lists(st.tuples(st.sampled_from("ABCDEFG"), st.integers(0, 3)), unique_by=lambda row: row[0]).map(
         lambda rows: [Row(name, close, rank) for rank, (name, close) in enumerate(rows, 1)]
