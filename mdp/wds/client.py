@@ -154,7 +154,7 @@ class Client:
         self.wire = wire
         self.join = join
         self.views: dict[str, View] = {}  # of version 2: pattern -> how it is seen
-        self.waiting: set[str] = set()  # of them, those that have not begun yet
+        self.waiting: dict[str, object] = {}  # of them, those that have not begun yet; who will begin them
         self.joined: dict[str, int] = {}  # event feed -> place up to which it has all, in the tick of joining
         self.patterns: set[str] = set()  # subscribed now
         self.group: Group | None = None  # of the hub; follows `patterns` at the next tick

@@ -142,11 +142,11 @@ class Hub:
         """
         self.look_away(client, pattern)
         self._demand.hold(pattern)
-        view = self._newcomers.view(client, pattern, options)
+        newcomer = self._newcomers.enter(client, pattern, options)
         try:
-            resumed = await self._newcomers.prepare(client, view, resume)
+            resumed = await self._newcomers.prepare(newcomer, resume)
         except BaseException:
-            if client.views.get(pattern) is view:
+            if newcomer.waits:
                 self.look_away(client, pattern)
             raise
         self._wake.set()
@@ -322,7 +322,7 @@ class Hub:
         client = newcomer.client
         if not newcomer.waits:
             return
-        client.waiting.discard(newcomer.view.pattern)
+        del client.waiting[newcomer.view.pattern]
         self._groups.move(client)
         self._moved.pop(client, None)
         due = self._newcomers.first(newcomer)

@@ -23,7 +23,7 @@ SNAPSHOT_ITEMS = 100  # of an event feed's list, told to a newcomer who names no
 Place = tuple[int, int]  # (epoch, seq)
 
 
-class Newcomer(msgspec.Struct):
+class Newcomer(msgspec.Struct, eq=False):
     """Somebody who subscribed a view and is to be told what there is."""
 
     client: Client
@@ -33,8 +33,8 @@ class Newcomer(msgspec.Struct):
 
     @property
     def waits(self) -> bool:
-        """Whether it still wants this: it may be gone, or want it otherwise by now."""
-        return self.client.views.get(self.view.pattern) is self.view
+        """Whether it still wants this: it may be gone, or have asked again since."""
+        return self.client.waiting.get(self.view.pattern) is self
 
 
 class Newcomers:
@@ -46,29 +46,29 @@ class Newcomers:
         self.views = ViewIndex()
         self.waiting: list[Newcomer] = []  # for the end of a tick
 
-    def view(self, client: Client, pattern: str, options: Options) -> View:
-        """A client's view of a pattern from now on; one that it has must have been left."""
+    def enter(self, client: Client, pattern: str, options: Options) -> Newcomer:
+        """A client has a view of a pattern from now on; one that it has must have been left."""
         view = self.views.get(pattern, options, match(pattern))
         view.clients += 1
         client.views[pattern] = view
-        client.waiting.add(pattern)
-        return view
+        newcomer = client.waiting[pattern] = Newcomer(client, view, [])
+        return newcomer
 
     def leave(self, client: Client, view: View) -> None:
         """The end of that."""
         del client.views[view.pattern]
-        client.waiting.discard(view.pattern)
+        client.waiting.pop(view.pattern, None)
         view.clients -= 1
         if not view.clients:
             self.views.forget(view)
 
-    async def prepare(self, client: Client, view: View, resume: Place | None) -> bool:
+    async def prepare(self, newcomer: Newcomer, resume: Place | None) -> bool:
         """Fetch what a newcomer is told first, and let it wait for the end of a tick.
 
         Returns:
             Whether it goes on from the place that it named, where it named one.
         """
-        newcomer = Newcomer(client, view, [])
+        view = newcomer.view
         resumed = resume is None
         if not view.wild:
             family, symbol = targets_of(view.pattern)[0]

@@ -303,6 +303,18 @@ async def test_nothing_comes_before_the_snapshot() -> None:
     assert [message["kind"] for message in new.read()] == ["snapshot"]
 
 
+async def test_who_asks_twice_in_a_tick_is_told_once() -> None:
+    """The second time counts, also where others see the feed the same way."""
+    rig = Rig()
+    other, reader = Reader(rig, 10**6), Reader(rig, 10**6)
+    await rig.hub.look(other.client, EVENTS.name, Options())
+    rig.publish(EVENTS, "", 1)
+    for _ in range(2):
+        await rig.hub.look(reader.client, EVENTS.name, Options(), (5, 0))
+    await rig.hub.flush()
+    assert [message["seq"] for message in reader.read()] == [1]
+
+
 async def test_a_cache_that_fails_leaves_no_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is told and may ask again."""
     rig = Rig()
