@@ -442,12 +442,27 @@ class App:
             collector.look()
 
 
+def preload(config: Config) -> None:
+    """Import what the configuration names, before there is an event loop that it would hold for 20 ms.
+
+    What cannot be loaded is left to `App` to report.
+    """
+    for kind, names, base in (
+        ("analyzers", config.processor.analyzers, Analyzer),
+        ("scanners", config.processor.scanners, Scanner),
+    ):
+        for name in names:
+            with contextlib.suppress(Exception):
+                plugins.load(f"mdp.{kind}", name, base, key=f"processor.{kind}")
+
+
 def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
     """Run until a signal. The second one ends at once.
 
     Returns:
         The exit code: 0 after a signal, 1 where the start failed.
     """
+    preload(config)
     spare_the_collector()
     return uvloop.run(_main(config, roles, demo))
 

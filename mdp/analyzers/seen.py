@@ -3,8 +3,8 @@
 The provider sends a trade again now and then, within a frame or after a while; its sequence number is
 neither unique nor rising, so only (symbol, exchange, trade id, tape, TRF) tells. Keeping those for every
 trade would take gigabytes a day. Kept are 64-bit hashes of the market's last trades, in two sets: about 80
-bytes a trade, 22 MB at most. Two different trades are taken for one with a probability of a quarter of a
-million / 2**64 a trade: once in two thousand years of a hundred million trades a day.
+bytes a trade, 11 MB at most. Two different trades are taken for one with a probability of an eighth of a
+million / 2**64 a trade: once in four thousand years of a hundred million trades a day.
 
 A whole batch is looked up in one call of C: one by one, each trade waited for the memory alone, and that
 took twice as long.
@@ -17,9 +17,9 @@ from itertools import repeat
 
 from mdp.events import Trade
 
-#: At least so many trades of the market are remembered, at most twice as many: of an average day half a
-#: minute to a minute. (Larger sets are slower, because they fit no cache, and grow in steps of over 5 ms.)
-REMEMBERED = 131_072
+#: At least so many trades of the market are remembered, at most twice as many: of an average day a
+#: quarter to half a minute. (Larger sets are slower: they fit no cache, and grow in steps of over 5 ms.)
+REMEMBERED = 65_536
 
 
 class Seen:

@@ -37,9 +37,12 @@ def main(options: IngestOptions, console: Console | None = None) -> int:
             return _suite(options, console)
         if options.compare_symbols:
             return _compare(options, console)
+        from mdp.app import preload
         from mdp.bench import measure  # the whole application; the parent of a suite does without
+        from mdp.config import Config
 
-        spare_the_collector()  # as `mdp run` does
+        preload(Config())  # as `mdp run` does
+        spare_the_collector()
         result = uvloop.run(measure.run(options))
     except BenchError as exc:
         console.print(f"mdp bench ingest: {exc}")
