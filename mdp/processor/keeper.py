@@ -107,7 +107,7 @@ class Keeper:
         while True:
             await asyncio.sleep(pause)
             await self.save()
-            pause = min(2 * pause, self._period_seconds)
+            pause = min(4 * pause, self._period_seconds)
 
     def _records(self) -> Iterator[Any]:
         for record in self._extra_dump():
