@@ -195,7 +195,16 @@ def days_begun(answers: dict[str, Any]) -> list[str]:
     return [entry["day"] for entry in answers["log"] if entry.get("event") == "trading_day"]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+#: The rest of the table belongs to `make test-all`: each case is three replays.
+_USUAL = ("clocks go forward", "holiday", "half day and weekend")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(case, id=case.name, marks=() if case.name in _USUAL else pytest.mark.slow)
+        for case in CASES
+    ]
+)
 def case(request: pytest.FixtureRequest) -> Case:
     """Each of the table."""
     found: Case = request.param

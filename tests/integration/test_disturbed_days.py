@@ -58,7 +58,10 @@ def worse(name: str, seed: int) -> list[disturb.Frame]:
     return frames
 
 
-@pytest.fixture(scope="module", params=[(MINUTES, 1), (MINUTES, 2), (MINUTES, 3), (TICKS, 1), (TICKS, 2)])
+_MORE = [pytest.param(case, marks=pytest.mark.slow) for case in ((MINUTES, 2), (MINUTES, 3), (TICKS, 2))]
+
+
+@pytest.fixture(scope="module", params=[(MINUTES, 1), (TICKS, 1), *_MORE])
 def disturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """A day of which 3 % of the frames are damaged; its trades have conditions."""
     name, seed = request.param
