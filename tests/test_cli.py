@@ -298,7 +298,7 @@ def test_bench_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
         (["simulate", "--fault", "gremlins"], "unknown fault 'gremlins'"),
         (["simulate", "--port", "70000"], "port must be"),
         (["simulate", "--replay", "missing.frames.gz"], "missing.frames.gz"),
-        (["bench", "fanout"], "No such command"),
+        (["bench", "nothing"], "No such command"),
         (["bench", "ingest", "--mix", "trades"], "'all', 'aggregates'"),
         (["bench", "ingest", "--json", "missing/x.json"], "a folder that exists"),
         (["bench", "ingest", "--rate", "fast"], "rate must be events per second"),
