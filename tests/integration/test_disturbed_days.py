@@ -145,7 +145,7 @@ class Interrupted(NamedTuple):
     away_ms: tuple[float, float]  # market time when the one process was dead and the next one not yet born
 
 
-@pytest.fixture(scope="module", params=[MINUTES, TICKS])
+@pytest.fixture(scope="module", params=[MINUTES, pytest.param(TICKS, marks=pytest.mark.slow)])
 def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     """`kill -9` while the market goes on, and a start some seconds later, which are hours of the market."""
     name = request.param

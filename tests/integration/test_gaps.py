@@ -122,7 +122,7 @@ async def killed(folder: Path, address: str) -> tuple[dict[str, Any], list[bool]
         return await client.answers(process), client.stale, "restart"
 
 
-@pytest.mark.parametrize("how", [dropped, killed])
+@pytest.mark.parametrize("how", [dropped, pytest.param(killed, marks=pytest.mark.slow)])
 def test_a_missed_high_and_a_missed_volume_are_repaired_and_not_announced(how: Any, tmp_path: Path) -> None:
     """The next high is one above the missed one; a silent symbol is stale until it is known to be right."""
     path = recording(tmp_path / "day.frames.gz")
@@ -177,8 +177,12 @@ async def away_for_a_moment(answer: Answer | Any) -> AsyncIterator[App]:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"<html>", 500, hang, b'{"results":[{"t":1,"o":-1,"h":null,"l":"x","c":1e99,"v":-3}]}'],
-    ids=["garbage", "500", "hang", "absurd"],
+    [
+        pytest.param(b"<html>", id="garbage", marks=pytest.mark.slow),
+        pytest.param(500, id="500", marks=pytest.mark.slow),
+        pytest.param(hang, id="hang"),
+        pytest.param(b'{"results":[{"t":1,"o":-1,"h":null,"l":"x","c":1e99,"v":-3}]}', id="absurd"),
+    ],
 )
 async def test_a_provider_whose_bars_are_no_use_delays_nothing_and_the_ledger_says_so(answer: Any) -> None:
     """Live data flows, no number is changed by it, and it is known whose may be wrong."""

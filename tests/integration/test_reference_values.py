@@ -236,7 +236,12 @@ FAULTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+_USUAL = ("slow", "absurd", "429")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=() if name in _USUAL else pytest.mark.slow) for name in FAULTS]
+)
 async def test_a_provider_whose_rest_fails_costs_no_event(tmp_path: Path, fault: str) -> None:
     """Every event of the feed is processed, clients get rows, and the rows say what they lack."""
     provider = Provider()
