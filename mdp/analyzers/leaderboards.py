@@ -7,6 +7,7 @@ it, or when somebody asks the cache for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
@@ -118,49 +119,26 @@ def _by_volume(_market: Market, states: Iterable[SymbolState], cut: float) -> Ra
     ]
 
 
-def _by_gap(_market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
-    """By change from the previous close; without one a symbol is not ranked."""
+def _by_gap(_market: Market, states: Iterable[SymbolState], cut: float, *, sign: int) -> Ranking:
+    """By change from the previous close, -1: the largest first; without a close a symbol is not ranked."""
     return [
         (key, state.symbol)
         for state in states
         if (bar := state.bar) is not None
         and (previous := state.reference.prev_day_close)
-        and (key := -((bar.close - previous) / previous * 100)) <= cut
+        and (key := sign * ((bar.close - previous) / previous * 100)) <= cut
     ]
 
 
-def _by_gap_down(_market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
-    """The same from the other end."""
-    return [
-        (key, state.symbol)
-        for state in states
-        if (bar := state.bar) is not None
-        and (previous := state.reference.prev_day_close)
-        and (key := (bar.close - previous) / previous * 100) <= cut
-    ]
-
-
-def _by_gain(market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
-    """By change since open; a symbol that has not opened is not ranked."""
+def _by_gain(market: Market, states: Iterable[SymbolState], cut: float, *, sign: int) -> Ranking:
+    """By change since open, -1: the largest first; a symbol that has not opened is not ranked."""
     regular = market.is_open_set
     return [
         (key, state.symbol)
         for state in states
         if (opened := (state.official_open or state.regular_open) if regular else state.first_open)
         and (bar := state.bar) is not None
-        and (key := -((bar.close - opened) / opened * 100)) <= cut
-    ]
-
-
-def _by_loss(market: Market, states: Iterable[SymbolState], cut: float) -> Ranking:
-    """The same from the other end."""
-    regular = market.is_open_set
-    return [
-        (key, state.symbol)
-        for state in states
-        if (opened := (state.official_open or state.regular_open) if regular else state.first_open)
-        and (bar := state.bar) is not None
-        and (key := (bar.close - opened) / opened * 100) <= cut
+        and (key := sign * ((bar.close - opened) / opened * 100)) <= cut
     ]
 
 
@@ -188,10 +166,10 @@ def _by_trades(market: Market, states: Iterable[SymbolState], cut: float) -> Ran
 
 _BOARDS = (
     (TOP_VOLUME, _by_volume),
-    (TOP_GAPPERS, _by_gap),
-    (TOP_GAINERS, _by_gain),
-    (TOP_LOSERS, _by_loss),
-    (GAP_DOWN, _by_gap_down),
+    (TOP_GAPPERS, partial(_by_gap, sign=-1)),
+    (TOP_GAINERS, partial(_by_gain, sign=-1)),
+    (TOP_LOSERS, partial(_by_gain, sign=1)),
+    (GAP_DOWN, partial(_by_gap, sign=1)),
     (TOP_RELATIVE_VOLUME, _by_relative_volume),
     (MOST_TRADES, _by_trades),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -34,7 +35,7 @@ MAX_WAIT_SECONDS = 900.0  # between two questions, however long the outage
 Put = Callable[[list[HaltNotice]], object]
 
 
-class HaltSource:
+class HaltSource(ABC):
     """Base of the sources of halts: a stage.
 
     Args:
@@ -52,17 +53,17 @@ class HaltSource:
         #: Questions asked, by outcome: a few fixed words. Read by metrics.
         self.polls: dict[str, int] = {}
 
+    @abstractmethod
     async def start(self) -> None:
         """Begin to ask."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def stop(self) -> None:
         """Stop asking. Safe to call twice, or before `start`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def health(self) -> Health:
         """Whether it is answered. Never makes the process unready: halts of the tape come all the same."""
-        raise NotImplementedError
 
 
 class _Refused(Exception):
