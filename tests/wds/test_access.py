@@ -359,7 +359,7 @@ async def test_no_secret_leaves_the_service(settings: WdsConfig, logged: io.Stri
         await until(lambda: env.service.access.store.errors == 1)
         service = env.service
         heard += [repr(service), repr(service.counters), repr(vars(service.access)), repr(settings)]
-        heard += [repr(session.identity) for session in service._sessions.values()]
+        heard += [repr(session.identity) for session in service._clients.sessions()]
         heard += [repr(protocol.Auth(key, good))]
     everything = logged.getvalue() + repr([text for text in heard if guess not in str(text)])
     assert "wds_keys_read" in everything  # that logging was looked at indeed
