@@ -59,11 +59,20 @@ def test_a_lease_and_its_epoch_share_a_slot(name: str) -> None:
 def test_no_two_names_are_the_same() -> None:
     """Of any kind, for any feed, partition or lease, and none is a feed of the contract."""
     keys = Keys()
+    makers = (
+        keys.value,
+        keys.place,
+        keys.fence,
+        keys.events,
+        keys.counter,
+        keys.parts,
+        keys.limits,
+        keys.bus,
+    )
     made = [
         keys.partitions, keys.members, keys.control, keys.interest_channel, keys.listener,
         keys.interest("w1"), keys.reference("2026-11-20"), keys.reference_lease("2026-11-20"),
-        *[make(feed) for feed, make in itertools.product(FEEDS, (keys.value, keys.place, keys.fence, keys.events,
-                                                              keys.counter, keys.parts, keys.limits, keys.bus))],
+        *[make(feed) for feed, make in itertools.product(FEEDS, makers)],
         *[keys.stream(queue, partition) for queue in QUEUES for partition in range(16)],
         *[keys.lease(name) for name in (LISTENER, PUBLISHER, SCANNER)],
         *[keys.epoch(name) for name in (LISTENER, PUBLISHER, SCANNER)],
@@ -78,8 +87,8 @@ def test_every_name_carries_the_prefix() -> None:
     names = [value for value in vars(keys).values() if isinstance(value, str)]
     names += [
         keys.stream("trades", 1), keys.checkpoint(1), keys.lease(LISTENER), keys.epoch(LISTENER),
-        keys.value("halts"), keys.place("halts"), keys.fence("halts"), keys.events("halts"), keys.counter("halts"),
-        keys.parts("halts"), keys.limits("halts"), keys.bus("halts"), keys.interest("w"), keys.reference("d"),
+        keys.value("halts"), keys.place("halts"), keys.fence("halts"), keys.events("halts"),
+        keys.counter("halts"), keys.parts("halts"), keys.limits("halts"), keys.bus("halts"), keys.interest("w"), keys.reference("d"),
         keys.reference_lease("d"),
     ]  # fmt: skip
     assert all(name.startswith("x:") for name in names)
