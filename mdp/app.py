@@ -1,11 +1,9 @@
-"""Builds the stages of a role, runs them, and stops them in order."""
+"""All roles in one process, without Redis: what the stages are and how they hang together."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -13,10 +11,8 @@ from itertools import chain
 from typing import Any
 
 import structlog
-import uvloop
 
 from mdp import plugins
-from mdp.admin.server import AdminServer
 from mdp.analyzers.base import Analyzer
 from mdp.analyzers.leaderboards import BOARDS
 from mdp.analyzers.state import Market
@@ -27,10 +23,9 @@ from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.cache.persistence import Store
 from mdp.cache.reference import Reference
 from mdp.cache.rest import RestClient
-from mdp.collector import Collector, spare_the_collector
 from mdp.config import Config
 from mdp.controls import AppControls
-from mdp.demo import Demo, DemoError, DemoOptions, configured
+from mdp.demo import DemoOptions
 from mdp.events import HALT_NOTICES, HALTS, QUEUES, UNKNOWN, HaltNotice
 from mdp.exchange_calendar import ExchangeCalendar
 from mdp.feeds import AGG, DAILY_RANGE, QUOTE
@@ -39,9 +34,6 @@ from mdp.listener.massive import MassiveListener
 from mdp.listener.ring import RawRing
 from mdp.listener.trade_halts import HaltSource
 from mdp.market_status import MarketStatusFeed
-from mdp.observability.loop_lag import LoopLag, StepTimers
-from mdp.observability.metrics import Metrics
-from mdp.observability.server import MetricsServer
 from mdp.observability.wiring import show
 from mdp.processor.backfill import Backfill
 from mdp.processor.decode import DecodeStage
@@ -57,10 +49,12 @@ from mdp.processor.volume_stage import VolumeStage
 from mdp.processor.worker import Processor
 from mdp.queues.base import Batch, Queue
 from mdp.queues.memory import MemoryQueue
+from mdp.roles import running
+from mdp.roles.base import Process, StartError
 from mdp.scanner.base import Scanner
 from mdp.scanner.stage import ScannerStage
 from mdp.scp.server import ControlPlane
-from mdp.stage import Health, Stage
+from mdp.stage import Stage
 from mdp.wds.server import WidgetDataService
 
 __all__ = ["App", "DemoOptions", "StartError", "run"]
@@ -71,23 +65,10 @@ ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know not
 _NOTICES = 1_000  # in one batch: a halt of the whole market has ten thousand
 _LOOKED_AT = (QUOTE, DAILY_RANGE, AGG)
 _NOTE_NS = 2_000_000  # the lag is looked at that often
-_STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
 
 
-class StartError(Exception):
-    """The process cannot start: one line that says what to change.
-
-    Attributes:
-        exit_code: 2 where a setting is wrong, 1 where the machine refuses (an address in use).
-    """
-
-    def __init__(self, reason: str, *, exit_code: int = 1) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
-
-
-class App:
-    """One process of the platform. Build it inside the running event loop, then `start`, `stop`.
+class App(Process):
+    """All of the platform in one process. Build it inside the running event loop, then `start`, `stop`.
 
     Attributes are the stages; tests and the bench reach into them, nothing else does.
     """
@@ -95,12 +76,9 @@ class App:
     def __init__(self, config: Config, roles: list[str]) -> None:
         if roles != ["all"]:
             raise StartError(f"--role: found {','.join(roles)!r}; allowed: all", exit_code=2)
-        self.config = config
-        self.roles = roles
+        self.controls = AppControls(self)
+        super().__init__(config, roles, self.controls)
         massive = config.massive
-        self.metrics = Metrics()
-        self.loop_lag = LoopLag(self.metrics)
-        self.steps = StepTimers(self.metrics)
         self.bus = MemoryBus()
         self.cache = MemoryCache(self.bus)
         self.results = Results(self.bus, self.cache)
@@ -235,19 +213,11 @@ class App:
             lag_ms=self.lag_ms,
             warming_up=lambda: not self.reference.ready,
         )
-        self.metrics_server = MetricsServer(config.metrics, self.metrics, live=self.live, ready=self.ready)
-        self.controls = AppControls(self)
-        self.admin = AdminServer(config.admin, self.controls)
         self.feed_lag = show(self, self.metrics)
         self._noted_ns = 0  # arrival of the batch that the pace and the lag were last told of
-        self._started: list[Stage] = []
-        self._chores: asyncio.Task[None] | None = None
 
-    def stages(self) -> Iterator[Stage]:
-        """In the order of starting: against the flow, so that whoever produces finds its consumers."""
-        yield self.loop_lag
-        yield self.metrics_server
-        yield self.admin
+    def parts(self) -> Iterator[Stage]:
+        """Against the flow, so that whoever produces finds its consumers."""
         yield self.wds
         yield self.scp
         yield self.market_status
@@ -267,40 +237,24 @@ class App:
             yield self.halt_source
         yield self.listener
 
-    async def start(self) -> None:
-        """Start all stages; stops those that run where one cannot.
+    def vital(self) -> Iterator[Stage]:
+        yield from super().vital()
+        yield self.decode
+        yield self.processor
 
-        Raises:
-            StartError: E.g. an address is in use: one line.
-        """
-        for stage in self.stages():
-            try:
-                await stage.start()
-            except OSError as exc:
-                await self.stop()
-                reason = str(exc.strerror or exc).removeprefix(f"{stage.name}: ")
-                raise StartError(f"{stage.name}: {reason}") from None
-            self._started.append(stage)
+    def started(self) -> None:
         if self.market.clock.now_ms:
             self.rewind.restored()
-        self._chores = asyncio.create_task(self._look_after(), name="chores")
 
-    async def stop(self) -> None:
-        """Stop in the reverse order: no more input, then work off what waits, then say goodbye."""
-        if self._chores is not None:
-            self._chores.cancel()
-            self._chores = None
-        until = time.monotonic() + _STOP_SECONDS
-        while self._started:
-            stage = self._started.pop()
-            try:
-                await asyncio.wait_for(stage.stop(), max(0.05, until - time.monotonic()))
-            except TimeoutError:
-                log.warning("stop_timeout", stage=stage.name)
-            except Exception as exc:  # the others must be stopped all the same
-                log.error("stop_failed", stage=stage.name, exc_info=exc)
+    def session(self) -> str:
+        return self.market.session
+
+    def look(self) -> None:
+        self.rewind.look(self.market_status.current)
+
+    async def finish(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self.controls.close(), max(0.05, until - time.monotonic()))
+            await asyncio.wait_for(self.controls.close(), seconds)
         except TimeoutError:
             log.warning("stop_timeout", stage="recording")
         await self.rest.close()
@@ -317,22 +271,6 @@ class App:
         if server is None or not self.market.clock.now_ms:
             return None
         return server - self.market.clock.now_ms
-
-    def live(self) -> Health:
-        """Whether the process works at all; a supervisor restarts it where not."""
-        for stage in (self.loop_lag, self.decode, self.processor):
-            health = stage.health()
-            if not health.ok and stage in self._started:
-                return Health(False, f"{stage.name}: {health.detail}")
-        return Health(True, "works")
-
-    def ready(self) -> list[tuple[str, Health]]:
-        """Each part and whether it can serve: ready is who is live and warmed up."""
-        parts = [(stage.name, stage.health()) for stage in self.stages()]
-        started = {stage.name for stage in self._started}
-        return [
-            (name, health if name in started else Health(False, "not started yet")) for name, health in parts
-        ]
 
     def accounting(self) -> dict[str, Any]:
         """What came in and what became of it, each number as its stage counted it."""
@@ -362,13 +300,7 @@ class App:
         }
 
     def ports(self) -> Mapping[str, int]:
-        """Where the servers listen, by section of the configuration."""
-        return {
-            "wds": self.wds.port,
-            "scp": self.scp.port,
-            "metrics": self.metrics_server.port,
-            "admin": self.admin.port,
-        }
+        return {"wds": self.wds.port, "scp": self.scp.port, **super().ports()}
 
     def _processed(self, arrival_ns: int) -> None:
         if 0 <= arrival_ns - self._noted_ns < _NOTE_NS:
@@ -433,14 +365,6 @@ class App:
         except plugins.PluginError as exc:
             raise StartError(str(exc), exit_code=2) from None
 
-    async def _look_after(self) -> None:
-        """Once a second, what belongs to no stage."""
-        collector = Collector(lambda: self.market.session)
-        while True:
-            await asyncio.sleep(1)
-            self.rewind.look(self.market_status.current)
-            collector.look()
-
 
 def preload(config: Config) -> None:
     """Import what the configuration names, before there is an event loop that it would hold for 20 ms.
@@ -460,57 +384,7 @@ def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
     """Run until a signal. The second one ends at once.
 
     Returns:
-        The exit code: 0 after a signal, 1 where the start failed.
+        The exit code: 0 after a signal, 1 or 2 where the start failed.
     """
     preload(config)
-    spare_the_collector()
-    return uvloop.run(_main(config, roles, demo))
-
-
-async def _main(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stopping.is_set():
-            os._exit(130)
-        stopping.set()
-
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(sign, on_signal)
-    simulator = Demo(demo) if demo is not None else None
-    app: App | None = None
-    try:
-        if simulator is not None:
-            port = await simulator.start()
-            config = configured(config, port)
-        app = App(config, roles)
-        await app.start()
-        _announce(app, demo is not None)
-        await stopping.wait()
-        log.info("stopping", hint="Ctrl-C again ends at once")
-        return 0
-    except (StartError, DemoError) as exc:
-        log.error("not_started", reason=str(exc))
-        return getattr(exc, "exit_code", 1)
-    finally:
-        # The client's side goes first: its end is then ours, and no outage.
-        if app is not None:
-            await app.stop()
-        if simulator is not None:
-            await simulator.stop()
-        with contextlib.suppress(Exception):
-            log.info("stopped")
-
-
-def _announce(app: App, demo: bool) -> None:
-    config = app.config
-    for name, port in app.ports().items():
-        host = getattr(config, name).host
-        log.info("listening", service=name, address=f"{host}:{port}", port=port)
-    log.info(
-        "started",
-        feed="simulated market" if demo else config.massive.feed,
-        page=f"http://{config.scp.host}:{app.scp.port}/",
-        websocket=f"{'wss' if config.wds.tls_cert else 'ws'}://{config.wds.host}:{app.wds.port}/ws",
-    )
+    return running.run(lambda settings: App(settings, roles), config, demo)

@@ -11,8 +11,7 @@ from mdp.analyzers.explain import Origin, explain, lost_at
 from mdp.analyzers.halt_state import HaltState
 from mdp.analyzers.halts import Halts
 from mdp.cache.origin import OriginOf
-from mdp.config import ConfigError
-from mdp.listener.recorder import Recorder, RecorderError
+from mdp.roles.feed_controls import FeedControls
 from mdp.sessions import TradingDay
 
 if TYPE_CHECKING:
@@ -37,11 +36,15 @@ class AppControls:
             "ports": dict(app.ports()),
             "feed": app.listener.status(),
             "market": app.status_feed.payload(),
-            "recording": self._recording(),
+            "recording": self._feed.recording(),
         }
 
+    @property
+    def _feed(self) -> FeedControls:
+        return FeedControls(self._app.listener)
+
     def gaps(self) -> list[dict[str, Any]]:
-        return self._app.listener.gaps.entries()
+        return self._feed.gaps()
 
     def queues(self) -> dict[str, Any]:
         return self._app.accounting()
@@ -116,57 +119,28 @@ class AppControls:
         )
 
     async def feed_start(self) -> None:
-        await self._app.listener.start_feed()
+        await self._feed.feed_start()
 
     async def feed_stop(self) -> None:
-        await self._app.listener.stop_feed()
+        await self._feed.feed_stop()
 
     async def feed_restart(self) -> None:
-        await self._app.listener.restart_feed()
+        await self._feed.feed_restart()
 
     async def feed_configure(
         self, feed: str | None, market: str | None, subscriptions: list[str] | None
     ) -> None:
-        try:
-            await self._app.listener.configure(feed=feed, market=market, subscriptions=subscriptions)
-        except ConfigError as exc:
-            raise ValueError(str(exc)) from None
+        await self._feed.feed_configure(feed, market, subscriptions)
 
     async def record_start(self, path: str) -> None:
-        listener = self._app.listener
-        if listener.recorder is not None and listener.recorder.active:
-            raise ValueError(f"a recording runs already: {listener.recorder.path}")
-        recorder = Recorder(path)
-        try:
-            await recorder.start()
-        except (RecorderError, OSError) as exc:
-            raise ValueError(str(exc)) from None
-        listener.recorder = recorder
+        await self._feed.record_start(path)
 
     async def record_stop(self) -> None:
-        listener = self._app.listener
-        recorder = listener.recorder
-        if recorder is None:
-            raise ValueError("no recording runs")
-        listener.recorder = None
-        await recorder.stop()
+        await self._feed.record_stop()
 
     async def close(self) -> None:
         """End a recording that still runs, so that its file is whole. For the end of the process."""
-        if self._app.listener.recorder is not None:
-            await self.record_stop()
-
-    def _recording(self) -> dict[str, Any] | None:
-        recorder = self._app.listener.recorder
-        if recorder is None:
-            return None
-        counters = recorder.counters
-        return {
-            "path": str(recorder.path),
-            "frames": counters.written,
-            "dropped": counters.dropped,
-            "error": recorder.error,
-        }
+        await self._feed.close()
 
 
 def _gaps_of(entries: list[dict[str, Any]], symbol: str, day: TradingDay | None) -> list[dict[str, Any]]:

@@ -9,12 +9,17 @@ class UnknownSymbolError(Exception):
     """Nothing is known of a symbol: one line that says what to check."""
 
 
+class NotHereError(Exception):
+    """Another role's business: one line that says which."""
+
+
 class Controls(Protocol):
     """The process as an operator sees it.
 
     What reads is cheap and never waits. What changes raises ValueError, with one line that is shown to
     the operator, for input it cannot follow; any other exception counts as a fault of the program.
-    Nothing returned or raised may hold a secret.
+    Nothing returned or raised may hold a secret. Whatever belongs to a role of another process raises
+    NotHereError.
     """
 
     def status(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from mdp.admin.controls import Controls, UnknownSymbolError
+from mdp.admin.controls import Controls, NotHereError, UnknownSymbolError
 from mdp.admin.guard import Guard, Refused
 from mdp.config import AdminConfig
 from mdp.feeds import is_symbol
@@ -185,6 +185,8 @@ class AdminServer:
         except Refused as refused:
             headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
             return _json({"error": refused.reason}, refused.status, headers)
+        except NotHereError as exc:
+            return _json({"error": str(exc)}, 404)
         except web.HTTPMethodNotAllowed as exc:
             allowed = ", ".join(sorted(exc.allowed_methods))
             return _json({"error": f"use {allowed} here"}, 405, {"Allow": allowed})
