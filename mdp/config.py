@@ -7,12 +7,14 @@ types are what is checked, and `config.toml` documents every key of theirs.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import msgspec
 
 MASK = "********"
-SECRET_KEYS = frozenset({"massive.api_key", "wds.api_keys", "admin.token"})
+SECRET_KEYS = frozenset({"massive.api_key", "wds.api_keys", "admin.token", "cache.sentinel_password"})
+URL_KEYS = frozenset({"cache.url", "cache.widget_url"})  # they may hold a password
+_URL_FIELDS = frozenset(key.partition(".")[2] for key in URL_KEYS)
 _SECRET_FIELDS = frozenset(key.partition(".")[2] for key in SECRET_KEYS)
 
 
@@ -41,11 +43,17 @@ def _url_password(url: str) -> tuple[SplitResult | None, str]:
         return None, ""
 
 
+def _both_forms(url: str) -> list[str]:
+    """The password of a URL, as it is written there and as it is sent."""
+    _, password = _url_password(url)
+    return list(dict.fromkeys((password, unquote(password))))
+
+
 def masked_value(field: str, value: Any) -> Any:
     """`value` of a field as it may be shown: secrets are masked, an empty one stays visibly empty."""
     if field in _SECRET_FIELDS and value:
         return [MASK] * len(value) if isinstance(value, list) else MASK
-    if field == "url" and isinstance(value, str):
+    if field in _URL_FIELDS and isinstance(value, str):
         return masked_url(value)
     return value
 
@@ -91,7 +99,10 @@ class MdqConfig(Section, kw_only=True, forbid_unknown_fields=True):
     backend: str = "memory"
     ttl_seconds: float = 5.0
     max_events: int = 200_000  # per queue
-    partitions: int = 16  # used by the redis backend
+    partitions: int = 16  # used by the redis backend, as the next ones
+    keep_seconds: float = 60.0  # what a stream keeps; a successor that takes longer to begin misses events
+    flush_ms: float = 20.0  # events are gathered so long before they are sent
+    flush_bytes: int = 64 * 1024  # or until so many of them wait
 
 
 class ProcessorConfig(Section, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +139,19 @@ class CacheConfig(Section, kw_only=True, forbid_unknown_fields=True):
     """Last values, snapshot and journal. `[cache]`"""
 
     backend: str = "memory"
-    url: str = "redis://127.0.0.1:6379/0"
+    url: str = "redis://127.0.0.1:6379/0"  # streams, leases, checkpoints: what the roles need
+    widget_url: str = ""  # what clients may read; empty: as url
+    key_prefix: str = ""  # before every key and channel
+    tls_ca: str = ""  # PEM file for rediss://; empty: the system's
+    sentinel_password: str = ""  # of the sentinels themselves, where they ask for one
+    timeout_seconds: float = 3.0  # for a connection, and for an answer
+    max_connections: int = 16  # of one process to one Redis
+    plain_keys: bool = (
+        True  # values and lists under the names of their feeds, as the predecessor's clients read
+    )
+    plain_channels: bool = (
+        False  # bare payloads on channels named as the feeds, for the predecessor's clients
+    )
     snapshot_path: str = "var/mdp.snapshot"  # empty: keep nothing over a restart
     snapshot_seconds: float = 30.0
     history_path: str = "var/history"  # folder of recorded volumes by time of day; empty: off
@@ -212,6 +235,13 @@ class Config(Section, kw_only=True, forbid_unknown_fields=True):
 
 def secrets_of(config: Config) -> list[str]:
     """Every secret the configuration holds, so that logging can mask them."""
-    _, url_password = _url_password(config.cache.url)
-    found = [config.massive.api_key, config.admin.token, url_password, *config.wds.api_keys]
+    cache = config.cache
+    passwords = [password for url in (cache.url, cache.widget_url) for password in _both_forms(url)]
+    found = [
+        config.massive.api_key,
+        config.admin.token,
+        cache.sentinel_password,
+        *passwords,
+        *config.wds.api_keys,
+    ]
     return [secret for secret in found if secret]

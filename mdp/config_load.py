@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from mdp.config import SECRET_KEYS, Config, ConfigError, Section, masked_value
+from mdp.config import SECRET_KEYS, URL_KEYS, Config, ConfigError, Section, masked_value
 from mdp.config_rules import RULES, Problem, is_clean_text, port_problems, problems
 
 DEFAULT = "default"
@@ -291,7 +291,7 @@ def _show(key: str, value: object) -> str:
     if key in SECRET_KEYS:
         return f"{_type_word(value)} that is not shown, because it is secret"
     may_hide = any(mark in str(value) for mark in ("@", "password"))
-    if key == "cache.url" and may_hide and masked_value("url", value) == value:
+    if key in URL_KEYS and may_hide and masked_value(key.partition(".")[2], value) == value:
         return "a text that is not shown, because it may hold a password"
     shown = masked_value(key.partition(".")[2], value)
     return f"{_quote(shown)} ({_type_word(value)})"

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from mdp.config import Config
+from mdp.redis_url import parse_redis_url
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS = ("json", "console")
 MARKETS = ("stocks", "options", "forex", "crypto", "indices", "futures")
 MAX_SECONDS = 86_400  # a longer wait than a day is a typing error, not a wish
 
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9:.\-_/]{0,64}")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?"
 )
@@ -107,15 +109,10 @@ def _is_private_way(url: str) -> bool:
 
 def _is_redis_url(value: str) -> bool:
     try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018 - reading it is what checks it
+        address = parse_redis_url(value)
     except ValueError:
         return False
-    if "password=" in parts.query:  # would escape masking; the user part is the place for it
-        return False
-    if parts.scheme == "unix":
-        return bool(parts.path)
-    return parts.scheme in ("redis", "rediss") and _is_host(parts.hostname or "")
+    return bool(address.path) or all(_is_host(host) for host, _ in address.nodes)
 
 
 def _is_secret(value: str) -> bool:
@@ -150,8 +147,10 @@ _NAMES = _each(
 _NAME_OR_CLASS = Rule(
     lambda value: bool(_NAME.fullmatch(value)), 'a name such as "nasdaq_rss" or "package.module:Class"'
 )
-_MEMORY_ONLY = Rule(
-    lambda value: value == "memory", '"memory" ("redis" comes with a later version, this one has one process)'
+_BACKENDS = _one_of("memory", "redis")
+_REDIS_URL = (
+    'a URL such as "redis://127.0.0.1:6379/0", rediss://, unix:///path, '
+    "redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port"
 )
 
 RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be anything of its type
@@ -179,10 +178,17 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
         "a number of requests a minute from 1 to 60000",
     ),
     "massive.rest_concurrency": _whole(1, 64),
-    "mdq.backend": _MEMORY_ONLY,
+    "mdq.backend": _BACKENDS,
     "mdq.ttl_seconds": _SECONDS,
     "mdq.max_events": _whole(1, 100_000_000),
     "mdq.partitions": _whole(1, 1_024),
+    "mdq.keep_seconds": Rule(
+        lambda value: math.isfinite(value) and 10 <= value <= 3_600, "a number of seconds from 10 to 3600"
+    ),
+    "mdq.flush_ms": Rule(
+        lambda value: math.isfinite(value) and 1 <= value <= 1_000, "a number of milliseconds from 1 to 1000"
+    ),
+    "mdq.flush_bytes": _whole(1_024, 1 << 24),
     "processor.analyzers": _NAMES,
     "processor.scanners": _NAMES,
     "processor.max_failures": _whole(1, 1_000_000_000),
@@ -198,8 +204,22 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
         lambda value: math.isfinite(value) and 1 <= value <= MAX_SECONDS,
         f"a number of seconds from 1 to {MAX_SECONDS}",
     ),
-    "cache.backend": _MEMORY_ONLY,
-    "cache.url": Rule(_is_redis_url, 'a URL such as "redis://127.0.0.1:6379/0"'),
+    "cache.backend": _BACKENDS,
+    "cache.url": Rule(_is_redis_url, _REDIS_URL),
+    "cache.widget_url": Rule(
+        lambda value: not value or _is_redis_url(value), f'{_REDIS_URL}, or "" for cache.url'
+    ),
+    "cache.key_prefix": Rule(
+        lambda value: bool(_KEY_PREFIX.fullmatch(value)),
+        'at most 64 letters, digits and ":.-_/" (no braces: they are hash tags), such as "mdp-test:", or ""',
+    ),
+    "cache.sentinel_password": Rule(_is_secret, "a password without spaces and line breaks"),
+    "cache.timeout_seconds": Rule(
+        # Reading blocks for a second; leases of 3 s have to be given up before they run out.
+        lambda value: math.isfinite(value) and 1.5 <= value <= 60,
+        "a number of seconds from 1.5 to 60",
+    ),
+    "cache.max_connections": _whole(4, 10_000),
     "cache.snapshot_seconds": _SECONDS,
     "cache.history_days": _whole(1, 255),
     "wds.host": _HOST,

@@ -30,6 +30,8 @@ def secretive() -> Loaded:
             "MDP_WDS_API_KEYS": f'["{SECRET}-2"]',
             "MDP_ADMIN_TOKEN": f"{SECRET}-3",
             "MDP_CACHE_URL": f"redis://user:{SECRET}-4@127.0.0.1:6379/0",
+            "MDP_CACHE_WIDGET_URL": f"redis+sentinel://user:{SECRET}-5@a:1,b:2/main",
+            "MDP_CACHE_SENTINEL_PASSWORD": f"{SECRET}-6",
         },
     )
 
@@ -51,7 +53,7 @@ def test_no_secret_shows_in_any_representation() -> None:
 
 def test_secrets_are_known_for_masking_in_logs() -> None:
     """All of them, the password in an URL included, and no empty one."""
-    assert sorted(secrets_of(secretive().config)) == [f"{SECRET}-{number}" for number in (1, 2, 3, 4)]
+    assert sorted(secrets_of(secretive().config)) == [f"{SECRET}-{number}" for number in range(1, 7)]
     assert secrets_of(Config()) == []
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdp.config import SECRET_KEYS, Config, ConfigError
+from mdp.config import SECRET_KEYS, URL_KEYS, Config, ConfigError
 from mdp.config_load import (
     _KUBERNETES,
     KEYS,
@@ -328,8 +328,9 @@ def test_a_refused_secret_is_not_shown(key: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://u:{}@h", "redis://u:{}@[h", "redis://h?password={}", "x:{}@y"])
-def test_a_refused_url_does_not_show_its_password(url: str) -> None:
+@pytest.mark.parametrize("key", sorted(URL_KEYS))
+def test_a_refused_url_does_not_show_its_password(key: str, url: str) -> None:
     """Also where the URL is too broken to be taken apart."""
     with pytest.raises(ConfigError) as caught:
-        load(None, {}, {"cache.url": url.format(SECRET)})
+        load(None, {}, {key: url.format(SECRET)})
     assert SECRET not in str(caught.value)

@@ -73,12 +73,28 @@ BAD_VALUES: list[tuple[str, Any]] = [
     *[("halts.poll_seconds", bad) for bad in (0, 0.5, float("nan"), 86_401)],
     *[("halts.source", bad) for bad in ("", "a b", "a:")],
     ("mdq.backend", "kafka"),
-    ("mdq.backend", "redis"),
-    ("cache.backend", "redis"),
+    ("cache.backend", "disk"),
     *[
-        ("cache.url", bad)
-        for bad in ("", "127.0.0.1:6379", "http://x", "redis://", "redis://x:99999", "unix://")
+        (key, bad)
+        for key in ("cache.url", "cache.widget_url")
+        for bad in (
+            "127.0.0.1:6379",
+            "http://x",
+            "redis://",
+            "redis://x:99999",
+            "unix://",
+            "redis://x/0?db=1",
+        )
     ],
+    ("cache.url", ""),
+    *[("cache.url", bad) for bad in ("redis+sentinel://a:1,b:2", "redis+cluster://a/1", "redis://a,b")],
+    *[("cache.key_prefix", bad) for bad in ("{a}", "a b", "*", "a" * 65)],
+    *[("cache.timeout_seconds", bad) for bad in (1.0, 61, float("nan"))],
+    ("cache.max_connections", 3),
+    ("cache.sentinel_password", "a b"),
+    *[("mdq.keep_seconds", bad) for bad in (9, 3_601, float("inf"))],
+    *[("mdq.flush_ms", bad) for bad in (0, 1_001, float("nan"))],
+    ("mdq.flush_bytes", 1_000),
     *[
         (key, bad)
         for key in ("processor.analyzers", "processor.scanners")
@@ -134,6 +150,13 @@ GOOD_VALUES: list[tuple[str, Any]] = [
     ("processor.analyzers", []),
     ("processor.analyzers", ["my.package:Thing", "raw_feeds"]),
     *[("cache.url", good) for good in ("rediss://u:p@h:1/2", "unix:///run/redis.sock", "redis://[::1]:6379")],
+    ("mdq.backend", "redis"),
+    ("cache.backend", "redis"),
+    *[
+        ("cache.widget_url", good)
+        for good in ("", "redis+sentinel://u:p@a:1,b/main/2", "rediss+cluster://a,[::1]:7000")
+    ],
+    *[("cache.key_prefix", good) for good in ("", "mdp-test:", "a/b.c_d:")],
     ("cache.snapshot_path", ""),
     ("cache.history_path", ""),
     ("cache.history_days", 1),
@@ -158,7 +181,7 @@ def test_every_key_has_a_rule_or_needs_none() -> None:
     """A new setting without a limit is a decision, not an oversight."""
     free = {"massive.api_key_file", "cache.snapshot_path", "cache.history_path", "wds.keys_path"}
     free |= {"wds.jwt_secret_file", "wds.jwt_public_key_file", "wds.tls_cert", "wds.tls_key"}
-    free |= {"wds.jwt_issuer", "wds.jwt_audience"}
+    free |= {"wds.jwt_issuer", "wds.jwt_audience", "cache.tls_ca"}
     unruled = {key for key, kind in KEYS.items() if key not in RULES and kind is not bool}
     assert unruled == free
     assert set(RULES) <= set(KEYS)

@@ -5,8 +5,8 @@
 the names below are meant literally and are such tags:
 
 - all of a partition carries its number: `mdq:trades:{3}`, `mdp:lease:partition:{3}`,
-  `mdp:epoch:partition:{3}`, `mdp:checkpoint:{3}`. So one XREAD reads a partition's queues, and the script that writes a checkpoint
-  compares the epoch.
+  `mdp:epoch:partition:{3}`, `mdp:checkpoint:{3}`. So one XREAD reads a partition's queues, and the script
+  that writes a checkpoint compares the epoch.
 - a lease and its epoch carry the lease's name: `mdp:lease:{publisher}`.
 - what belongs to a feed carries the whole plain key of the feed, prefix included: `mdp:events:{halts}` lies
   in the slot of the plain key `halts` (with a prefix `x:`, `x:mdp:events:{x:halts}` in that of `x:halts`).

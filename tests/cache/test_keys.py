@@ -88,7 +88,8 @@ def test_every_name_carries_the_prefix() -> None:
     names += [
         keys.stream("trades", 1), keys.checkpoint(1), keys.lease(LISTENER), keys.epoch(LISTENER),
         keys.value("halts"), keys.place("halts"), keys.fence("halts"), keys.events("halts"),
-        keys.counter("halts"), keys.parts("halts"), keys.limits("halts"), keys.bus("halts"), keys.interest("w"), keys.reference("d"),
+        keys.counter("halts"), keys.parts("halts"), keys.limits("halts"), keys.bus("halts"),
+        keys.interest("w"), keys.reference("d"),
         keys.reference_lease("d"),
     ]  # fmt: skip
     assert all(name.startswith("x:") for name in names)
