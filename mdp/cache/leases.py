@@ -166,8 +166,12 @@ class Lease:
         """When another's lease ends at the latest, as of the last `acquire`; 0 where nobody holds it."""
         return max(0.0, self._free_at - self._clock())
 
+    def forget_owner(self) -> None:
+        """Another says to have released it: try at once."""
+        self._free_at = 0.0
+
     async def acquire(self) -> bool:
-        """Take it where nobody holds it, or we ourselves from a time that we gave up; returns whether it is ours.
+        """Take it where nobody holds it, or we from a time that we gave up; returns whether it is ours.
 
         Raises:
             REDIS_ERRORS: Whether it was taken is not known; trying again is right.
@@ -268,7 +272,7 @@ class Lease:
 
     def _heard(self, message: str) -> None:
         if not self.epoch and message == f"released {self.name}":
-            self._free_at = 0.0
+            self.forget_owner()
             self._wake.set()
 
     async def _run(self) -> None:
