@@ -11,6 +11,7 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Literal
 
 import click
@@ -24,23 +25,25 @@ from mdp.commands.remote import explain, get, record, watch
 from mdp.config import ConfigError, secrets_of
 from mdp.config_load import check_for_run
 
-ROLES = ("all",)
-LATER_ROLES = ("listener", "processor", "scanner", "wds", "scp")
+ROLES = ("all", "listener", "processor", "scanner", "wds", "scp")
+_NEED_KEY = frozenset({"all", "listener", "processor"})  # of the provider: its stream, its REST endpoints
 
 
 def _parse_roles(text: str) -> list[str]:
-    roles = [role.strip() for role in text.split(",")]
+    """`all`, or roles that make up this process, each once.
+
+    Raises:
+        Refused: Another name, or `all` beside others.
+    """
+    roles = list(dict.fromkeys(role.strip() for role in text.split(",")))
     for role in roles:
-        if role in LATER_ROLES:
-            raise Refused(
-                f'--role: found "{role}"; allowed: all '
-                "(splitting over machines with Redis comes with a later version)"
-            )
         if role not in ROLES:
-            near = difflib.get_close_matches(role, (*ROLES, *LATER_ROLES), n=1)
-            hint = f" (did you mean {near[0]}?)" if near and near[0] in ROLES else ""
-            raise Refused(f'--role: found "{role}"; allowed: all{hint}')
-    return list(dict.fromkeys(roles))
+            near = difflib.get_close_matches(role, ROLES, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise Refused(f'--role: found "{role}"; allowed: all, or some of {", ".join(ROLES[1:])}{hint}')
+    if "all" in roles and len(roles) > 1:
+        raise Refused(f'--role: found "{text}"; allowed: all alone, it is every role')
+    return roles
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +64,13 @@ def main(context: click.Context) -> None:
 
 
 @main.command()
-@click.option("--role", default="all", show_default=True, help="What this process does.")
+@click.option(
+    "--role",
+    default="all",
+    show_default=True,
+    metavar="ROLE[,ROLE]",
+    help="What this process does: all, or some of listener, processor, scanner, wds, scp.",
+)
 @click.option("--demo", is_flag=True, help="Against a simulated market, started along; needs no key.")
 @config_option
 @setting_options
@@ -71,29 +80,37 @@ def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, obje
     Every setting of config.toml is an option, too: massive.feed is --massive-feed, wds.tick_ms is
     --wds-tick-ms. Keys and tokens are not: they belong into the environment or a file.
 
+    One process is all it takes. Split into roles, processes meet in Redis (docs/redis.md): each --role but
+    "all" implies it; "all" uses it with --mdq-backend redis.
+
     \b
     Examples:
       mdp run --role all --demo
       MASSIVE_API_KEY=... mdp run --role all
       mdp run --role all --config my.toml --wds-port 0 --log-format json
       mdp run --role all --massive-feed 127.0.0.1:9999 --massive-secure false
+      mdp run --role wds,scp --cache-url redis://redis.example:6379/0
     """
     roles = _parse_roles(role)
+    if demo and roles != ["all"]:
+        raise Refused("--demo: found a split role; allowed: --role all (a demo is one process)")
     loaded = load_or_refuse(config_path, flags)
     try:
-        check_for_run(loaded, needs_provider_key=not demo)
+        check_for_run(loaded, needs_provider_key=not demo and bool(_NEED_KEY & set(roles)))
     except ConfigError as error:
         raise Refused(str(error)) from None
 
     import structlog
 
-    import mdp.app as app
+    from mdp.demo import DemoOptions
     from mdp.observability.logging import configure
 
     configure(loaded.config.log, secrets_of(loaded.config))
     for warning in loaded.warnings:
         structlog.get_logger(__name__).warning("configuration", warning=warning)
-    sys.exit(app.run(loaded.config, roles, app.DemoOptions() if demo else None))
+    alone = roles == ["all"] and loaded.config.mdq.backend == "memory"
+    process = import_module("mdp.app" if alone else "mdp.roles.assembly")
+    sys.exit(process.run(loaded.config, roles, DemoOptions() if demo else None))
 
 
 @main.command("config", short_help="Show or check the settings.")

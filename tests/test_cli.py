@@ -18,6 +18,7 @@ from mdp import __version__
 from mdp.cli import main
 from mdp.config import MASK, Config
 from mdp.config_load import KEYS
+from mdp.demo import DemoOptions
 
 SECRET = "s3cret-S3CRET"
 
@@ -34,13 +35,10 @@ def _clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class FakeApp(types.ModuleType):
-    """Stands where mdp.app is and notes what it is asked to run."""
+    """Stands where the application is and notes what it is asked to run."""
 
-    class DemoOptions:
-        """As the application's."""
-
-    def __init__(self) -> None:
-        super().__init__("mdp.app")
+    def __init__(self, name: str = "mdp.app") -> None:
+        super().__init__(name)
         self.calls: list[tuple[Config, list[str], Any]] = []
         self.code = 0
 
@@ -56,6 +54,16 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     fake = FakeApp()
     monkeypatch.setitem(sys.modules, "mdp.app", fake)
     monkeypatch.setattr("mdp.app", fake, raising=False)
+    monkeypatch.setattr("mdp.observability.logging.configure", lambda *args: None)
+    return fake
+
+
+@pytest.fixture
+def split(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
+    """The place of whatever runs roles over Redis, taken."""
+    fake = FakeApp("mdp.roles.assembly")
+    monkeypatch.setitem(sys.modules, "mdp.roles.assembly", fake)
+    monkeypatch.setattr("mdp.roles.assembly", fake, raising=False)
     monkeypatch.setattr("mdp.observability.logging.configure", lambda *args: None)
     return fake
 
@@ -119,7 +127,7 @@ def test_a_demo_needs_no_key(app: FakeApp) -> None:
     assert mdp("run", "--role", "all", "--demo").exit_code == 0
     [(config, roles, demo)] = app.calls
     assert (config, roles) == (Config(), ["all"])
-    assert isinstance(demo, app.DemoOptions)
+    assert isinstance(demo, DemoOptions)
 
 
 def test_the_real_market_needs_a_key(app: FakeApp) -> None:
@@ -154,23 +162,60 @@ def test_every_setting_that_is_no_secret_is_an_option(app: FakeApp) -> None:
     )
 
 
-@pytest.mark.parametrize("role", ["listener", "wds,scp", "all,processor"])
-def test_roles_of_a_later_version_are_refused_as_such(app: FakeApp, role: str) -> None:
-    """Splitting is announced, not pretended."""
-    result = mdp("run", "--demo", "--role", role)
-    assert result.exit_code == 2
-    assert "allowed: all (splitting over machines with Redis comes with a later version)" in result.output
-    assert app.calls == []
+@pytest.mark.parametrize(
+    ("role", "roles"),
+    [("wds", ["wds"]), ("wds, scp", ["wds", "scp"]), ("scanner,scp,scanner", ["scanner", "scp"])],
+)
+def test_roles_that_do_not_meet_the_provider_need_no_key(split: FakeApp, role: str, roles: list[str]) -> None:
+    """They run over Redis, in one process where several are named, each once."""
+    assert mdp("run", "--role", role).exit_code == 0
+    assert [call[1:] for call in split.calls] == [(roles, None)]
 
 
-@pytest.mark.parametrize("role", ["al", "", "everything", "all,"])
+@pytest.mark.parametrize("role", ["listener", "processor,wds"])
+def test_roles_that_meet_the_provider_need_its_key(split: FakeApp, role: str) -> None:
+    """Stream and REST endpoints want one."""
+    assert "massive.api_key: found nothing" in mdp("run", "--role", role).output
+    assert split.calls == []
+    assert mdp("run", "--role", role, environ={"MASSIVE_API_KEY": "k"}).exit_code == 0
+    assert split.calls[0][1] == role.split(",")
+
+
+def test_all_roles_meet_in_redis_where_the_queues_are_there(app: FakeApp, split: FakeApp) -> None:
+    """`mdq.backend` decides for `--role all`; in memory by default."""
+    environ = {"MASSIVE_API_KEY": "k"}
+    assert mdp("run", environ=environ).exit_code == 0
+    assert (len(app.calls), len(split.calls)) == (1, 0)
+    result = mdp("run", "--mdq-backend", "redis", "--cache-backend", "redis", environ=environ)
+    assert result.exit_code == 0, result.output
+    assert (len(app.calls), len(split.calls)) == (1, 1)
+    assert split.calls[0][1] == ["all"]
+
+
+@pytest.mark.parametrize("role", ["al", "", "everything", "all,", "wsd"])
 def test_an_unknown_role_is_refused(app: FakeApp, role: str) -> None:
     """What is allowed is named."""
     result = mdp("run", "--demo", "--role", role)
     assert result.exit_code == 2
-    assert "allowed: all" in result.output
+    assert "allowed: all, or some of listener, processor, scanner, wds, scp" in result.output
     assert ("did you mean all?" in result.output) == (role == "al")
+    assert ("did you mean wds?" in result.output) == (role == "wsd")
     assert app.calls == []
+
+
+def test_all_is_every_role(app: FakeApp) -> None:
+    """Beside others it is a misunderstanding, said in one line."""
+    result = mdp("run", "--role", "all,processor")
+    assert result.exit_code == 2
+    assert result.output == 'Error: --role: found "all,processor"; allowed: all alone, it is every role\n'
+    assert app.calls == []
+
+
+def test_a_demo_is_one_process(split: FakeApp) -> None:
+    """Each split role would start a market of its own."""
+    result = mdp("run", "--demo", "--role", "wds,scp")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert split.calls == []
 
 
 def test_the_exit_code_is_the_applications(app: FakeApp) -> None:

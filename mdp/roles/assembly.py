@@ -9,13 +9,13 @@ from importlib import import_module
 import structlog
 
 from mdp.cache.keys import Keys
-from mdp.cache.redis_link import RedisLink
 from mdp.config import Config
 from mdp.demo import DemoOptions
 from mdp.roles import running
 from mdp.roles.base import Process, StartError
 from mdp.roles.controls import RoleControls
-from mdp.roles.parts import Role, Shared
+from mdp.roles.parts import Shared
+from mdp.roles.redis_stage import RedisStage
 from mdp.sessions import CLOSED
 from mdp.stage import Stage
 
@@ -33,7 +33,7 @@ ROLES = {
 
 
 class RoleProcess(Process):
-    """Some or all of the roles, with one connection pool to Redis, one metrics and one admin server.
+    """Some or all of the roles, with one way to Redis, one metrics and one admin server.
 
     Attributes:
         shared: What the roles share.
@@ -59,19 +59,20 @@ class RoleProcess(Process):
         controls = RoleControls(lambda: self.shared.roles.values(), self.ports)
         super().__init__(config, roles, controls)
         keys = Keys(config.cache.key_prefix)
-        link = RedisLink(config.cache.url)
-        widget_url = config.cache.widget_url
-        widget_link = RedisLink(widget_url, name="widget_redis") if widget_url else link
-        self.shared = Shared(config, self.metrics, self.steps, keys, link, widget_link)
+        redis = RedisStage("redis", config.cache)
+        widget_redis = redis
+        if config.cache.widget_url:
+            widget_redis = RedisStage("widget_redis", config.cache, widget=True)
+        self.shared = Shared(config, self.metrics, self.steps, keys, redis, widget_redis)
         for name in names:
             module, attribute = ROLES[name]
             self.shared.roles[name] = getattr(import_module(module), attribute)(self.shared)
 
     def parts(self) -> Iterator[Stage]:
         shared = self.shared
-        yield shared.link
-        if shared.widget_link is not shared.link:
-            yield shared.widget_link
+        yield shared.redis
+        if shared.widget_redis is not shared.redis:
+            yield shared.widget_redis
         for role in shared.roles.values():
             yield from role.stages()
 

@@ -1,4 +1,4 @@
-"""What a role is: a part of the platform that can run in a process of its own and meets the others in Redis."""
+"""What a role is: a part of the platform that can run in a process of its own, meeting others in Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mdp.observability.metrics import Metrics
 from mdp.stage import Stage
 
 if TYPE_CHECKING:
-    from mdp.cache.redis_link import RedisLink
+    from mdp.roles.redis_stage import RedisStage
 
 
 class Shared:
@@ -27,8 +27,10 @@ class Shared:
         steps: Timers of steps that hold the loop.
         id: Of this process, unique among all that share Redis: owner of leases, member, interest.
         keys: Every name in Redis.
-        link: To `cache.url`: streams, leases, checkpoints, parts.
-        widget_link: To `cache.widget_url`: what clients may read. The same object where that is empty.
+        redis: `cache.url`, where streams, leases, checkpoints and parts are: `.client`, `.link`. A stage of
+            the process, not of a role.
+        widget_redis: `cache.widget_url`, where everything is that clients may read. The same object where
+            that is empty.
         roles: The roles of this process by name, in the order of starting; complete after all are built.
     """
 
@@ -38,24 +40,24 @@ class Shared:
         metrics: Metrics,
         steps: StepTimers,
         keys: Keys,
-        link: RedisLink,
-        widget_link: RedisLink,
+        redis: RedisStage,
+        widget_redis: RedisStage,
     ) -> None:
         self.config = config
         self.metrics = metrics
         self.steps = steps
         self.id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         self.keys = keys
-        self.link = link
-        self.widget_link = widget_link
+        self.redis = redis
+        self.widget_redis = widget_redis
         self.roles: dict[str, Role] = {}
 
 
 class Role:
-    """Base of all roles. Built inside the event loop, before anything starts; touches Redis in its stages only.
+    """Base of all roles. Built inside the event loop, before anything starts; only stages touch Redis.
 
     What a role's stages report as health is what `/readyz` says the process lacks: name there what is
-    missing ("no partition owned yet"), without secrets. That Redis cannot be reached, the link says itself.
+    missing ("no partition owned yet"), without secrets. That Redis cannot be reached, its own stage says.
 
     Attributes:
         name: As in `--role`.
