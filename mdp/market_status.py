@@ -19,7 +19,8 @@ from mdp.stage import Health
 log = structlog.get_logger(__name__)
 
 _PERIOD_SECONDS = 1.0
-_NO_CALENDAR_FIELDS: dict[str, Any] = dict.fromkeys(
+#: What `calendar_fields` gives before there is a day.
+NO_CALENDAR_FIELDS: dict[str, Any] = dict.fromkeys(
     ("early_close", "next_session", "next_session_at", "provider_session", "holiday", "next_holiday")
 )
 
@@ -88,7 +89,7 @@ class MarketStatusFeed:
             "session": market.session,
             "trading_day": day.day.isoformat() if day else None,
             "market_time": market.clock.now_ms,
-            **(_calendar_fields(market.clock, day, lag) if day else _NO_CALENDAR_FIELDS),
+            **(calendar_fields(market.clock, day, lag) if day else NO_CALENDAR_FIELDS),
             **self._feed(),
             "lag_ms": None if lag is None else round(lag),
             "events_per_second": round(self.events_per_second),
@@ -115,7 +116,7 @@ class MarketStatusFeed:
             self._bus.publish(MARKET_STATUS, "", payload)
 
 
-def _calendar_fields(clock: MarketClock, day: TradingDay, lag_ms: float | None) -> dict[str, Any]:
+def calendar_fields(clock: MarketClock, day: TradingDay, lag_ms: float | None) -> dict[str, Any]:
     """What the calendar adds: the boundary ahead by the market clock, and what the provider's date is.
 
     `session` goes by events and stays at the last one's after the close; `provider_session` and `holiday`

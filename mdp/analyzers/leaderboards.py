@@ -29,7 +29,7 @@ from mdp.feeds import (
 
 ROWS = 500
 # Ranked a little further than shown: next time, whoever is behind that place need not be looked at.
-_RANKED = 650
+_FURTHER = 150
 _ALL = float("inf")
 _STEP = 2_000  # symbols looked at in one step: about 2 ms
 
@@ -44,6 +44,7 @@ class _Board(msgspec.Struct):
     revision: int = -1  # of the market when `rows` were ranked
     published: int = -1  # of the market when subscribers got rows last
     rows: list[BoardRow] = []
+    limit: int = ROWS
 
 
 class Leaderboards(Analyzer):
@@ -59,6 +60,14 @@ class Leaderboards(Analyzer):
         self._next = 0
         for board in self._boards:
             out.provide(board.family, self._provider(board))
+
+    def limit(self, family: Family, rows: int) -> None:
+        """Rank so many rows of a board from now on, 1 to `ROWS`: a part of the market need not give more."""
+        for board in self._boards:
+            if board.family is family and board.limit != rows:
+                board.limit = max(1, min(rows, ROWS))
+                # Ranked anew, and published, though nothing may have happened since.
+                board.cut, board.revision, board.published = _ALL, -1, -1
 
     def process(self, batch: EventBatch) -> None:
         """Nothing a batch: the boards read what `Market` keeps."""
@@ -80,26 +89,27 @@ class Leaderboards(Analyzer):
         market = self.market
         if board.revision == market.revision:
             return
+        rows, ranked = board.limit, board.limit + _FURTHER
         found: Ranking = []
         for cut in (board.cut, _ALL) if board.cut != _ALL else (_ALL,):
             found.clear()
             states = list(market.symbols.values())
             for at in range(0, len(states), _STEP):
                 found += board.keys(market, states[at : at + _STEP], cut)
-                if len(found) > 2 * _RANKED:
+                if len(found) > 2 * ranked:
                     found.sort()
-                    del found[_RANKED:]
+                    del found[ranked:]
                     cut = float(found[-1][0])
                 yield
-            if len(found) >= ROWS:
+            if len(found) >= rows:
                 break  # else too many fell back since last time
         symbols = market.symbols
         # Anew, in the step that fills the rows, so that order and values agree.
         found = sorted(board.keys(market, [symbols[name] for _, name in found if name in symbols], _ALL))
-        board.cut = float(found[_RANKED - 1][0]) if len(found) >= _RANKED else _ALL
+        board.cut = float(found[ranked - 1][0]) if len(found) >= ranked else _ALL
         board.rows = [
             BoardRow(*values(market, symbols[name]), rank=rank)
-            for rank, (_, name) in enumerate(found[:ROWS], 1)
+            for rank, (_, name) in enumerate(found[:rows], 1)
         ]
         board.revision = market.revision
 
@@ -176,3 +186,15 @@ _BOARDS = (
 
 #: The families of all boards.
 BOARDS = tuple(family for family, _ in _BOARDS)
+
+#: What each board is ranked by, as its rows show it: (field, whether the largest comes first), ties by
+#: symbol. The keys above are these numbers, worked out in the same way, without making a row.
+RANKED_BY: dict[str, tuple[str, bool]] = {
+    TOP_VOLUME.name: ("accumulated_volume", True),
+    TOP_GAPPERS.name: ("pct_change", True),
+    TOP_GAINERS.name: ("pct_change_since_open", True),
+    TOP_LOSERS.name: ("pct_change_since_open", False),
+    GAP_DOWN.name: ("pct_change", False),
+    TOP_RELATIVE_VOLUME.name: ("relative_volume", True),
+    MOST_TRADES.name: ("trade_count", True),
+}

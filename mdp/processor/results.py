@@ -5,8 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from mdp.cache.base import Bus, Cache, Interest
+from mdp.cache.base import Interest
 from mdp.feeds import Family
+
+
+class Outlet(Protocol):
+    """What results need of a bus (`mdp.cache.base.Bus` is one)."""
+
+    def interest(self, family: Family) -> Interest: ...
+
+    def publish(self, family: Family, symbol: str, value: Any) -> object: ...
+
+
+class Shelf(Protocol):
+    """What results need of a cache (`mdp.cache.base.Cache` is one)."""
+
+    def set(self, family: Family, symbol: str, value: Any) -> None: ...
+
+    def push(self, family: Family, symbol: str, value: Any) -> None: ...
+
+    def provide(
+        self,
+        family: Family,
+        provider: Callable[[str], Any],
+        symbols: Callable[[], Iterable[str]] = tuple,
+    ) -> None: ...
 
 
 class JournalWriter(Protocol):
@@ -24,7 +47,7 @@ class Results:
         journal: None where nothing is kept over a restart.
     """
 
-    def __init__(self, bus: Bus, cache: Cache, journal: JournalWriter | None = None) -> None:
+    def __init__(self, bus: Outlet, cache: Shelf, journal: JournalWriter | None = None) -> None:
         self._bus = bus
         self._cache = cache
         self.journal_writer = journal
