@@ -24,8 +24,8 @@ async def _stepped(steps: Generator[None, None, Any]) -> Any:
 
 
 class _Subscription:
-    def __init__(self, bus: MemoryBus, targets: tuple[Target, ...], sink: Sink) -> None:
-        self._bus: MemoryBus | None = bus
+    def __init__(self, bus: LocalBus, targets: tuple[Target, ...], sink: Sink) -> None:
+        self._bus: LocalBus | None = bus
         self.targets = targets
         self.sink = sink
 
@@ -35,53 +35,22 @@ class _Subscription:
             bus._remove(self)
 
 
-class MemoryBus:
-    """Delivers in the publisher's own step; what a sink raises goes to its publisher."""
+class LocalBus:
+    """Who in this process subscribes to what, and the handing over to them."""
 
-    def __init__(self, epoch: int | None = None) -> None:
-        self.epoch = int(time.time() * 1000) if epoch is None else epoch
-        self._seqs: dict[str, int] = {}  # feed -> seq of its last message
+    def __init__(self) -> None:
         self._exact: dict[str, list[_Subscription]] = {}  # feed -> subscriptions by name
         self._wild: dict[str, list[_Subscription]] = {}  # family name -> subscriptions of every symbol
         self._interests: dict[str, Interest] = {}  # family name -> who wants what
-        self._history: dict[str, deque[Message]] = {}  # event feed with a list -> its last messages
 
-    def publish(self, family: Family, symbol: str, value: Any) -> Message:
-        feed = family.feed(symbol) if family.hole else family.name
-        seq = self._seqs[feed] = self._seqs.get(feed, 0) + 1
-        message = Message(feed, family, self.epoch, seq, value)
-        if family.max_items:
-            self._remember(message)
-        exact = self._exact.get(feed)
-        wild = self._wild.get(family.name)
+    def deliver(self, message: Message) -> None:
+        """Hand a message to all who subscribed it, in this step. What a sink raises goes to the caller."""
+        exact = self._exact.get(message.feed)
+        wild = self._wild.get(message.family.name)
         if exact or wild:
-            if exact is not None and wild is None and len(exact) == 1:  # the usual case
-                exact[0].sink(message)
-                return message
             sinks = [sub.sink for sub in itertools.chain(exact or (), wild or ())]
             for sink in dict.fromkeys(sinks) if len(sinks) > 1 else sinks:
                 sink(message)
-        return message
-
-    def _remember(self, message: Message) -> None:
-        history = self._history.get(message.feed)
-        if history is None:
-            history = self._history[message.feed] = deque(maxlen=message.family.max_items)
-        history.append(message)
-
-    def since(self, feed: str, epoch: int, seq: int) -> list[Message] | None:
-        now = self._seqs.get(feed, 0)
-        if epoch != self.epoch or seq > now:
-            return None
-        if seq == now:
-            return []
-        history = self._history.get(feed, ())
-        if not history or history[0].seq > seq + 1:
-            return None
-        return [message for message in history if message.seq > seq]
-
-    def place(self, feed: str) -> tuple[int, int]:
-        return self.epoch, self._seqs.get(feed, 0)
 
     def interest(self, family: Family) -> Interest:
         return self._interests.setdefault(family.name, Interest())
@@ -113,6 +82,51 @@ class MemoryBus:
                 _drop(self._exact, feed, sub)
                 if feed not in self._exact:
                     interest.symbols.discard(target.symbol)
+
+
+class MemoryBus(LocalBus):
+    """Delivers in the publisher's own step; what a sink raises goes to its publisher."""
+
+    def __init__(self, epoch: int | None = None) -> None:
+        super().__init__()
+        self.epoch = int(time.time() * 1000) if epoch is None else epoch
+        self._seqs: dict[str, int] = {}  # feed -> seq of its last message
+        self._history: dict[str, deque[Message]] = {}  # event feed with a list -> its last messages
+
+    def publish(self, family: Family, symbol: str, value: Any) -> Message:
+        feed = family.feed(symbol) if family.hole else family.name
+        seq = self._seqs[feed] = self._seqs.get(feed, 0) + 1
+        message = Message(feed, family, self.epoch, seq, value)
+        if family.max_items:
+            self._remember(message)
+        exact = self._exact.get(feed)
+        wild = self._wild.get(family.name)
+        if exact or wild:
+            if exact is not None and wild is None and len(exact) == 1:  # the usual case
+                exact[0].sink(message)
+                return message
+            self.deliver(message)
+        return message
+
+    def _remember(self, message: Message) -> None:
+        history = self._history.get(message.feed)
+        if history is None:
+            history = self._history[message.feed] = deque(maxlen=message.family.max_items)
+        history.append(message)
+
+    def since(self, feed: str, epoch: int, seq: int) -> list[Message] | None:
+        now = self._seqs.get(feed, 0)
+        if epoch != self.epoch or seq > now:
+            return None
+        if seq == now:
+            return []
+        history = self._history.get(feed, ())
+        if not history or history[0].seq > seq + 1:
+            return None
+        return [message for message in history if message.seq > seq]
+
+    def place(self, feed: str) -> tuple[int, int]:
+        return self.epoch, self._seqs.get(feed, 0)
 
 
 def _drop(table: dict[str, list[_Subscription]], key: str, sub: _Subscription) -> None:
