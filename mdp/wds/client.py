@@ -121,6 +121,7 @@ class Client:
         "_allowance",
         "_counters",
         "_cut",
+        "_cutter",
         "_last_heard",
         "_last_waiting",
         "_limits",
@@ -166,6 +167,7 @@ class Client:
         self._loop = loop
         self._allowance = 0  # bytes above the limit, for an answer as large as the client asked for
         self._cut = False  # aborted: uvloop still tells of waiting bytes then
+        self._cutter: asyncio.TimerHandle | None = None  # aborts what does not end by itself
         self._last_heard = loop.time()
         self._ping_at: float | None = None  # when the outstanding ping was sent
         self._written = 0  # bytes handed to the transport
@@ -282,7 +284,7 @@ class Client:
             return
         self._transport.write(self.wire.close(code, reason))
         if self.wire.answers:
-            self._loop.call_later(self._limits.close_seconds, self.abort)
+            self._cut_later()
         else:
             self.end()
 
@@ -292,7 +294,15 @@ class Client:
         self.dirty.clear()
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            self._loop.call_later(self._limits.close_seconds, self.abort)
+            self._cut_later()
+        elif self._cutter is not None:
+            # It would keep all that is left of the client for a second: much, where many come and go.
+            self._cutter.cancel()
+            self._cutter = None
+
+    def _cut_later(self) -> None:
+        if self._cutter is None:
+            self._cutter = self._loop.call_later(self._limits.close_seconds, self.abort)
 
     def abort(self) -> None:
         """Cut the connection, dropping what waits. Does nothing to one that ended in time."""

@@ -18,6 +18,7 @@ from mdp.wds.protocol2 import SUBPROTOCOL
 
 _Hear = Callable[[str | bytes], Awaitable[bool]]  # one message; whether to read on
 
+_INVALID_DATA = 1007  # of the registry of close codes (RFC 6455, section 7.4.1)
 _BURST = 32  # messages of one client answered before others get a turn
 
 
@@ -28,6 +29,8 @@ class Socket(web.WebSocketResponse):
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
         """Write the close frame once; the connection is cut if it is not taken in time."""
+        if self.exception() is not None:  # reading failed: the data cannot be decompressed
+            code = _INVALID_DATA
         if self.client is not None:
             self.client.close(code, message.decode(errors="replace"))
         return True
