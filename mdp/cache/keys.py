@@ -16,7 +16,7 @@ Channels need no tags: plain pub/sub reaches every node of a cluster.
 
 from __future__ import annotations
 
-from mdp.events import QUEUES
+from mdp.events import HALT_NOTICES, QUEUES
 
 #: Names of leases that are no partition's.
 LISTENER = "listener"
@@ -63,8 +63,8 @@ class Keys:
         return f"{self.prefix}mdq:{queue}:{{{partition}}}"
 
     def streams(self, partition: int) -> dict[str, str]:
-        """All streams of a partition, queue by key, in the order of `QUEUES`."""
-        return {self.stream(queue, partition): queue for queue in QUEUES}
+        """All streams of a partition, queue by key: those of `QUEUES` in order, then notices of halts."""
+        return {self.stream(queue, partition): queue for queue in (*QUEUES, HALT_NOTICES)}
 
     def checkpoint(self, partition: int) -> str:
         """String: a partition's state and the last entries it contains."""
@@ -91,7 +91,7 @@ class Keys:
         return f"{self.prefix}mdp:place:{{{self.prefix}{feed}}}"
 
     def fence(self, feed: str) -> str:
-        """String: the highest epoch that wrote the feed, for scripts that write it."""
+        """Hash: by owner, the highest epoch that wrote the feed, for scripts that write it."""
         return f"{self.prefix}mdp:fence:{{{self.prefix}{feed}}}"
 
     def events(self, feed: str) -> str:
