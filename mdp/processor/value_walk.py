@@ -1,0 +1,151 @@
+"""Which of a partition's values changed since they were written under their plain keys.
+
+Nobody notes it event by event: a walk over the symbols, once around in five seconds, compares what a value
+follows from with what it followed from when it was written. So the work is spread evenly, each value is
+written every five seconds at most, and a burst of events costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mdp.analyzers.state import Market
+from mdp.analyzers.trade_ledger import TradeLedger
+from mdp.feeds import AGG, DAILY_RANGE, HALT, LULD, QUOTE, TRADE_STATS, Family
+
+PERIOD_SECONDS = 5.0
+#: Values of the whole market a second. At 200,000 events/s these are 30 commands for 1,000 events, half of
+#: what all roles together may use; with more changes than that, a round takes longer.
+PER_SECOND = 6_000
+
+_BARS = (QUOTE, DAILY_RANGE)
+_RARE = (HALT, LULD)  # published whenever they change; walked only where Redis may have lost them
+_MOST_SECONDS = 1.0  # that count at once, after a pause
+
+
+class ValueWalk:
+    """A `mdp.cache.redis_writer.Walk` over the symbols of a market.
+
+    Args:
+        market: Of the partition.
+        providers: By family name: makes a symbol's value; None where it has none.
+        per_second: Values at most.
+        period_seconds: Once around.
+    """
+
+    families = frozenset(family.name for family in (*_BARS, AGG, TRADE_STATS))
+
+    def __init__(
+        self,
+        market: Market,
+        providers: Mapping[str, Callable[[str], Any]],
+        *,
+        per_second: float = PER_SECOND,
+        period_seconds: float = PERIOD_SECONDS,
+    ) -> None:
+        self._market = market
+        self._ledger = TradeLedger.of(market)
+        self._providers = providers
+        self._per_second = per_second
+        self._period_seconds = period_seconds
+        self._written: dict[tuple[str, str], Any] = {}  # (family, symbol) -> what it followed from
+        self._round: list[str] = []  # symbols still to be looked at, last first
+        self._size = 0  # of the round
+        self._looks = self._values = 0.0  # that may be done now
+        self._common: Any = None
+        self._generation = 0
+        self._lost = True  # Redis may not have what was published before this round
+
+    def forget(self) -> None:
+        """Nothing that was written is there any more: another round writes all of it."""
+        self._generation += 1
+        self._round = []
+        self._lost = True
+
+    def due(self, seconds: float) -> Iterator[tuple[Family, str, Any]]:
+        """The share of a round that is due after so many seconds; a value None is to be deleted.
+
+        Counts as written when it was handed out; call `forget` where it could not be.
+        """
+        seconds = min(seconds, _MOST_SECONDS)
+        self._values = min(self._values + self._per_second * seconds, self._per_second * _MOST_SECONDS)
+        if not self._round:
+            self._begin_round()
+        self._looks = min(self._looks + self._size * seconds / self._period_seconds, float(self._size))
+        while self._looks >= 1 and self._values >= 1 and self._round:
+            self._looks -= 1
+            symbol = self._round.pop()
+            for item in self._look_at(symbol):
+                self._values -= 1
+                yield item
+        if not self._round:
+            self._lost = False
+
+    def _begin_round(self) -> None:
+        market = self._market
+        common = (market.referred, market.losses, market.is_open_set)
+        if common != self._common:  # what all values follow from
+            self._common = common
+            self._generation += 1
+        written = [symbol for _, symbol in self._written]
+        self._round = list(dict.fromkeys((*market.symbols, *self._ledger.symbols, *written)))
+        self._size = len(self._round)
+
+    def _look_at(self, symbol: str) -> Iterator[tuple[Family, str, Any]]:
+        bars = self._of_bars(symbol)
+        for family in _BARS:
+            yield from self._compare(family, symbol, bars)
+        state = self._market.symbols.get(symbol)
+        last = None if state is None else state.other or state.bar
+        yield from self._compare(AGG, symbol, None if last is None else (last,))
+        yield from self._compare(TRADE_STATS, symbol, self._of_trades(symbol))
+        if self._lost:
+            for family in _RARE:
+                value = self._value(family, symbol)
+                if value is not None:
+                    yield family, symbol, value
+
+    def _compare(
+        self, family: Family, symbol: str, follows: tuple[Any, ...] | None
+    ) -> Iterator[tuple[Family, str, Any]]:
+        key = (family.name, symbol)
+        had = self._written.get(key)
+        if follows is None:
+            if had is not None:
+                del self._written[key]
+                yield family, symbol, None
+            return
+        # The object is kept, so that its address means it; a struct's fields need not be compared.
+        if had is not None and had[0] == self._generation and had[1] is follows[0] and had[2] == follows[1:]:
+            return
+        value = self._value(family, symbol)
+        if value is None and had is None:
+            return
+        self._written[key] = (self._generation, follows[0], follows[1:])
+        yield family, symbol, value
+
+    def _value(self, family: Family, symbol: str) -> Any:
+        provider = self._providers.get(family.name)
+        return None if provider is None else provider(symbol)
+
+    def _of_bars(self, symbol: str) -> tuple[Any, ...] | None:
+        """What quote and daily range follow from."""
+        market = self._market
+        state = market.symbols.get(symbol)
+        if state is None or state.bar is None:
+            return None
+        known = state.range
+        return (
+            state.bar,
+            state.accumulated_volume,
+            state.high,
+            state.low,
+            0 if known is None else known.revision,
+            market.trade_count(symbol),
+            market.is_stale(symbol, state.start),
+        )
+
+    def _of_trades(self, symbol: str) -> tuple[Any, ...] | None:
+        known = self._ledger.symbols.get(symbol)
+        return None if known is None else (known, known.trade_count, known.singles, known.duplicates)

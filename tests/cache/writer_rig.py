@@ -1,0 +1,96 @@
+"""A writer of results over a real Redis, worked by hand: clocks move and turns happen when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mdp.cache.keys import Keys
+from mdp.cache.redis_interest import InterestWatch
+from mdp.cache.redis_link import Link, connect
+from mdp.cache.redis_output import RedisOutput
+from mdp.cache.redis_writer import RedisWriter
+from mdp.feeds import Family
+from tests.redis_server import RedisServer
+
+WALL_MS = 1_700_000_000_000
+
+
+class Rig:
+    """One process that writes. `time` is its monotonic clock, in seconds."""
+
+    def __init__(self, server: RedisServer, **options: Any) -> None:
+        config = server.config(timeout_seconds=0.5)
+        self.time = 1_000.0
+        self.keys = Keys(options.pop("prefix", ""))
+        self.client: Any = connect(config)
+        self.link = Link("values", config, clock=self.clock)
+        self.parts_link = Link("parts", config, clock=self.clock)
+        self.interest = InterestWatch(self.client, self.keys, self.link, clock=self.clock)
+        self.writer = RedisWriter(
+            self.client,
+            self.client,
+            self.keys,
+            self.interest,
+            link=self.link,
+            parts_link=self.parts_link,
+            wall_ms=lambda: WALL_MS + int(self.time * 1_000),
+            clock=self.clock,
+            **options,
+        )
+
+    def clock(self) -> float:
+        return self.time
+
+    def partition(
+        self,
+        number: int = 0,
+        epoch: int = 1,
+        *,
+        packers: dict[str, Callable[[Any], bytes]] | None = None,
+        **options: Any,
+    ) -> RedisOutput:
+        """An output as a partition has it."""
+        return self.writer.open(f"partition:{number}", epoch, packers=packers or {}, **options)
+
+    async def turn(self, seconds: float = 1.0) -> None:
+        """Some time passes, then everything that waits is written."""
+        self.time += seconds
+        while await self.writer.flush():
+            pass
+        await self.writer.parts.flush()
+
+    async def close(self) -> None:
+        await self.writer.stop()
+        await self.client.aclose()
+
+
+class Hearer:
+    """What is heard on channels."""
+
+    def __init__(self, server: RedisServer, *patterns: str) -> None:
+        self._client = server.client()
+        self._pubsub = self._client.pubsub()
+        self._pubsub.psubscribe(*patterns)
+        for _ in patterns:
+            self._pubsub.get_message(timeout=5)
+
+    def heard(self) -> list[tuple[str, bytes]]:
+        """(channel, message) since the last call."""
+        found = []
+        while (message := self._pubsub.get_message(timeout=0.05)) is not None:
+            if message["type"] == "pmessage":
+                found.append((message["channel"].decode(), message["data"]))
+        return found
+
+    def close(self) -> None:
+        self._pubsub.close()
+        self._client.close()
+
+
+class Values:
+    """Values of one family by symbol, as an analyzer provides them."""
+
+    def __init__(self, output: RedisOutput, family: Family) -> None:
+        self.held: dict[str, Any] = {}
+        output.provide(family, self.held.get, lambda: list(self.held))
