@@ -8,14 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
+from mdp.cache.redis_link import REDIS_ERRORS
+from mdp.cache.tasks import end
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
-
-#: What a lost or slow Redis raises; anything else is a defect.
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
 
 _RETRY_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # a read that waits for so long begins again; notices a connection that is dead
@@ -51,9 +49,7 @@ class Control:
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
     def health(self) -> Health:
         """Always good: without it everything works, slower."""

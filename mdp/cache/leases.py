@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 import structlog
 
-from mdp.cache.control import REDIS_ERRORS, Control
+from mdp.cache.control import Control
 from mdp.cache.keys import Keys
+from mdp.cache.redis_link import REDIS_ERRORS
+from mdp.cache.tasks import end
 from mdp.stage import Health
-
-__all__ = ["FENCE", "REDIS_ERRORS", "Client", "Lease", "raise_fence"]
 
 log = structlog.get_logger(__name__)
 
@@ -258,8 +258,7 @@ class Lease:
         if task is not None:
             if self._control is not None:
                 self._control.listeners.remove(self._heard)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._margin_seconds):
                 await self.release()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from mdp.cache.control import REDIS_ERRORS
 from mdp.cache.leases import Client
+from mdp.cache.redis_link import REDIS_ERRORS
 
 ALIVE_SECONDS = 3.0  # as long as a partition's lease: who is gone loses both at the same time
 

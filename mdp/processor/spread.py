@@ -16,10 +16,12 @@ from zlib import crc32
 
 import structlog
 
-from mdp.cache.control import REDIS_ERRORS, Control
+from mdp.cache.control import Control
 from mdp.cache.keys import Keys, partition_name
 from mdp.cache.leases import Client, Lease
 from mdp.cache.members import Members, share
+from mdp.cache.redis_link import REDIS_ERRORS
+from mdp.cache.tasks import end
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
@@ -40,7 +42,7 @@ class Owner(Protocol):
         """
 
     async def give(self, partition: int) -> None:
-        """Finish and keep what was done; the lease is released when this returns. Also after half a `take`."""
+        """Finish and keep what was done; then the lease is released. Also after half a `take`."""
 
     def drop(self, partition: int) -> None:
         """The partition is another's now: stop at once, write nothing."""
@@ -146,8 +148,7 @@ class Spread:
         if task is None:
             return
         self._control.listeners.remove(self._heard)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
         if self._only is None:
             await self._members.leave()  # first: who hears of a release is to know of the larger share
         renewing = asyncio.create_task(self._keep_renewing())
@@ -156,10 +157,7 @@ class Spread:
                 self._give(p)
             await asyncio.gather(*self._giving.values(), return_exceptions=True)
         finally:
-            renewing.cancel()
-            for running in (*self._taking.values(), *self._giving.values()):
-                running.cancel()
-            await asyncio.gather(renewing, *self._taking.values(), return_exceptions=True)
+            await end(renewing, *self._taking.values(), *self._giving.values())
 
     def _heard(self, message: str) -> None:
         if message.startswith("joined "):
@@ -260,8 +258,7 @@ class Spread:
         try:
             taking = self._taking.get(p)
             if taking is not None:
-                taking.cancel()
-                await asyncio.gather(taking, return_exceptions=True)
+                await end(taking)
             try:
                 await self._owner.give(p)
             except Exception as exc:  # the successor goes on from the checkpoint before
