@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mdp.analyzers.halts import Halts
 from mdp.listener.states import FeedState
+from mdp.observability.clients import show_clients
 from mdp.observability.metrics import Histogram, Metrics
 
 if TYPE_CHECKING:
     from mdp.app import App
-    from mdp.wds.counters import WdsCounters
 
 _LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800)
 
@@ -26,7 +25,7 @@ def show(app: App, metrics: Metrics) -> Histogram:
     _results(app, metrics)
     _halts(app, metrics)
     _trades(app, metrics)
-    _clients(app, metrics)
+    show_clients(app.wds, metrics)
     _keeping(app, metrics)
     _volumes(app, metrics)
     app.reference.register(metrics)
@@ -232,73 +231,6 @@ def _trades(app: App, metrics: Metrics) -> None:
         lambda: {(): float(len(trades.seen))},
     )
     app.conditions.register(metrics)
-
-
-#: Numbers of `WdsCounters` that only grow, with what they say.
-_WDS = {
-    "clients_total": "Connections of clients.",
-    "messages_received": "Messages from clients.",
-    "published": "Messages that came from the bus.",
-    "conflated": "Values of state feeds replaced by newer ones within a tick.",
-    "deliveries": "Messages times clients.",
-    "bytes_sent": "Bytes handed to clients' sockets.",
-    "skipped": "Values of state feeds that slow clients missed because newer ones came.",
-    "overrun": "Event messages lost because the hub was too far behind.",
-    "slow_closes": "Clients closed because they read too slowly.",
-    "pong_timeouts": "Clients given up because they did not answer a ping.",
-    "auth_failures": "Refused keys.",
-    "aborted": "Connections cut because they did not take the close.",
-}
-
-
-def _clients(app: App, metrics: Metrics) -> None:
-    counters = app.wds.counters
-    metrics.gauges(
-        "mdp_wds_connected_clients", "Clients connected now.", (), lambda: {(): float(counters.clients)}
-    )
-    metrics.gauges(
-        "mdp_wds_active_subscriptions",
-        "Subscriptions of all clients.",
-        (),
-        lambda: {(): float(counters.subscriptions)},
-    )
-    for field, text in _WDS.items():
-        name = f"mdp_wds_{field.removesuffix('_total')}_total"
-        metrics.counters(name, text, (), partial(_one, counters, field))
-    metrics.counters(
-        "mdp_wds_rejected_total",
-        "Connections refused before the upgrade, by reason.",
-        ("reason",),
-        lambda: {(reason,): float(n) for reason, n in counters.rejected.items()},
-    )
-    metrics.counters(
-        "mdp_wds_logins_denied_total",
-        "Logins that failed, by reason.",
-        ("reason",),
-        lambda: {(reason,): float(n) for reason, n in counters.logins_denied.items()},
-    )
-    metrics.counters(
-        "mdp_wds_access_closes_total",
-        "Connections closed because of a login, a key's or token's end, or too many messages, by close code.",
-        ("code",),
-        lambda: {(code,): float(n) for code, n in counters.closed.items()},
-    )
-    metrics.counters(
-        "mdp_wds_access_file_errors_total",
-        "Changed files of keys or certificates that could not be used; the old ones stay in use.",
-        ("file",),
-        lambda: {(file,): float(n) for file, n in app.wds.file_errors().items()},
-    )
-    metrics.counters(
-        "mdp_wds_refused_total",
-        "Messages answered with an error, by code.",
-        ("code",),
-        lambda: {(code,): float(n) for code, n in counters.refused.items()},
-    )
-
-
-def _one(counters: WdsCounters, field: str) -> Values:
-    return {(): float(getattr(counters, field))}
 
 
 def _keeping(app: App, metrics: Metrics) -> None:

@@ -90,14 +90,7 @@ class ControlPlane:
         """
         if self._runner is None:
             return set()
-        host = self._config.host
-        if _unspecified(host):
-            names: tuple[str, ...] = ("*",)
-        elif host in ("localhost", "127.0.0.1", "::1"):
-            names = _LOOPBACK_ORIGINS
-        else:
-            names = (f"[{host}]" if ":" in host else host,)
-        return {f"http://{name}:{self.port}" for name in names}
+        return origins_of(self._config, self.port)
 
     async def _config_json(self, request: web.Request) -> web.Response:
         body = encode_json({"wds_port": self._wds_port(), "auth_required": self._auth_required})
@@ -138,6 +131,18 @@ class ControlPlane:
             "Cross-Origin-Opener-Policy": "same-origin",
             "Cross-Origin-Resource-Policy": "same-origin",
         }
+
+
+def origins_of(config: ScpConfig, port: int) -> set[str]:
+    """The origins that pages served by a control plane have in a browser; see `ControlPlane.origins`."""
+    host = config.host
+    if _unspecified(host):
+        names: tuple[str, ...] = ("*",)
+    elif host in ("localhost", "127.0.0.1", "::1"):
+        names = _LOOPBACK_ORIGINS
+    else:
+        names = (f"[{host}]" if ":" in host else host,)
+    return {f"http://{name}:{port}" for name in names}
 
 
 def _page(body: bytes, content_type: str) -> _Handler:

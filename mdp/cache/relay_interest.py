@@ -1,0 +1,111 @@
+"""What the clients of this replica want, said in Redis so that publishers publish it.
+
+A set that ends by itself when the replica does says what is wanted; a word on a channel says it at once,
+which makes publishers send the present value, too (`mdp.cache.redis_interest` is who listens).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mdp.cache.keys import Keys
+from mdp.cache.redis_link import REDIS_ERRORS, Link
+
+LIFE_SECONDS = 10
+RENEW_SECONDS = 3.0
+_CHUNK = 1_000  # patterns of one command
+
+
+class Interests:
+    """See the module. For the event loop's thread; nothing here waits but `stop`.
+
+    Args:
+        client: Redis, where clients' data is.
+        keys: Names.
+        owner: Id of this process.
+        link: Told how commands went.
+    """
+
+    def __init__(self, client: Any, keys: Keys, owner: str, link: Link) -> None:
+        self._client = client
+        self._key = keys.interest(owner)
+        self._channel = keys.interest_channel
+        self._link = link
+        self._wanted: set[str] = set()
+        self._written: set[str] = set()
+        self._words: dict[str, str] = {}  # pattern -> + or -, to be said
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to say it."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="relay-interest")
+
+    async def stop(self) -> None:
+        """Want nothing any more, and say so where Redis answers. Within a bound of time."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with contextlib.suppress(*REDIS_ERRORS):
+            async with asyncio.timeout(0.5):
+                await self._client.delete(self._key)
+
+    def begin(self, pattern: str) -> None:
+        """A pattern is wanted: from now on, or after a lost connection still. So are its present values."""
+        self._wanted.add(pattern)
+        self._words[pattern] = "+"
+        self._wake.set()
+
+    def end(self, pattern: str) -> None:
+        """A pattern is wanted no more."""
+        self._wanted.discard(pattern)
+        if self._words.pop(pattern, "-") == "-":
+            self._words[pattern] = "-"
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            words, self._words = self._words, {}
+            try:
+                await self._write(words)
+                self._link.good()
+            except REDIS_ERRORS as error:
+                self._words = {**words, **self._words}
+                self._written.clear()  # nobody knows what arrived
+                self._link.bad(error)
+                await self._link.pause()
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._wake.wait()
+
+    async def _write(self, words: dict[str, str]) -> None:
+        """Renew the set, bring it up to date, then say what changed: whoever hears a word finds it there."""
+        if self._written and not await self._client.expire(self._key, LIFE_SECONDS):
+            self._written.clear()  # it expired, or Redis began anew
+        new, gone = self._wanted - self._written, self._written - self._wanted
+        for some in _chunks(new):
+            await self._client.sadd(self._key, *some)
+        for some in _chunks(gone):
+            await self._client.srem(self._key, *some)
+        self._written = self._written - gone | new
+        if new:
+            await self._client.expire(self._key, LIFE_SECONDS)
+        for some in _chunks(words):
+            pipeline = self._client.pipeline(transaction=False)
+            for pattern in some:
+                pipeline.publish(self._channel, words[pattern] + pattern)
+            await pipeline.execute()
+
+
+def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
+    found = sorted(names)
+    for at in range(0, len(found), _CHUNK):
+        yield found[at : at + _CHUNK]
