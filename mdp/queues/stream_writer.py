@@ -1,0 +1,483 @@
+"""The listener's end of the queues over Redis: what is decoded goes to streams, a pipeline per flush.
+
+The decode stage puts batches into queues that never wait (`MemoryQueue`: bounded, the oldest go first, what
+waited longer than the TTL expires), and one task sends them: parted by partition, one entry per stream and
+pipeline, one pipeline under way at a time. Redis may be slow or gone for as long as it likes.
+
+**Exactly once.** Entries carry ids of ours: Redis's time as we know it, growing. After a lost connection
+it is not known which of a pipeline's entries were written, and a frozen Redis may even write them later,
+out of the buffer of a socket that we gave up. So they are sent again with the same ids: a stream takes an
+id once, and refuses one that is not larger than its last. A refusal is looked into: our epoch and place at
+the stream's end say that the entry is there; a higher epoch, that another listener has taken over and ours
+must not be written. The same rule keeps out a listener that was frozen past its lease: its ids are older
+than its successor's.
+
+**Accounting**, in events, at any time: each queue's `received = taken + expired + dropped + waiting`, and
+of all queues together `taken = sent + lost + unwritable + under_way`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from mdp.cache.keys import Keys
+from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.config import MdqConfig
+from mdp.events import AGGREGATES, HALT_NOTICES, HALTS, QUOTES, TRADES, UNKNOWN, milliseconds
+from mdp.queues.base import Batch
+from mdp.queues.entry import VERSION, EntryError, Header, Partitions, pack, pack_header, scatter
+from mdp.queues.memory import MemoryQueue
+from mdp.queues.streams import (
+    EXPIRING,
+    START,
+    End,
+    EntryId,
+    Outgoing,
+    PartitionsDiffer,
+    Stream,
+    end_of,
+    format_id,
+    parse_id,
+    settle_partitions,
+)
+from mdp.sessions import MarketClock
+from mdp.stage import Health
+
+log = structlog.get_logger(__name__)
+
+#: In the order in which they are sent: what is rare and matters most comes first.
+_ORDER = (HALTS, HALT_NOTICES, UNKNOWN, AGGREGATES, TRADES, QUOTES)
+_STEP_EVENTS = 8_000  # packed in one step: 2 ms of the loop
+_EVENT_BYTES = 64  # about, packed; what "64 KB" means in events
+_HEARTBEAT_SECONDS = 1.0
+_TRIM_SECONDS = 30.0  # between two trims of streams that nothing is written to
+_DRAIN_SECONDS = 1.0
+_VERSION = str(VERSION).encode()
+_NO_EVENTS = pack([])
+_TAKEN_ID = "equal or smaller"  # of Redis's words for an id that is not larger than the stream's last
+
+
+class WriterCounters(msgspec.Struct):
+    """See the module for what adds up to what."""
+
+    sent: int = 0  # events that a stream has
+    lost: int = 0  # events packed under a lease that was lost, which may not be written any more
+    unwritable: int = 0  # events that cannot be packed
+    entries: int = 0  # written, those without events too
+    bytes: int = 0  # of them
+    pipelines: int = 0  # sent, those that failed too
+    failed_pipelines: int = 0  # of which the fate of some entries was open
+    refused_entries: int = 0  # Redis said no (out of memory, read-only) and was asked again
+    found_entries: int = 0  # that were there when they were sent again
+    heartbeats: int = 0
+
+
+class StreamWriter:
+    """See the module. A stage: start it before what decodes, stop it after.
+
+    Args:
+        client: Redis, `cache.url`.
+        keys: Names.
+        config: `[mdq]`.
+        link: Is told how things go.
+        epoch: Under which it may write now, 0: not at all. Asked before each pipeline.
+        market_clock: Is moved by what is sent, and told to all partitions.
+        clock: Monotonic nanoseconds, the clock of arrivals.
+        wall_ms: Epoch milliseconds.
+        trace: Trace context of an entry, or None.
+
+    Attributes:
+        queues: By name, where to put batches. Their events belong to the writer from then on.
+    """
+
+    name = "mdq_writer"
+
+    def __init__(
+        self,
+        client: Redis,
+        keys: Keys,
+        config: MdqConfig,
+        link: Link,
+        *,
+        epoch: Callable[[], int],
+        market_clock: MarketClock | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        trace: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.counters = WriterCounters()
+        self.market_clock = market_clock or MarketClock()
+        self._client = client
+        self._keys = keys
+        self._config = config
+        self._link = link
+        self._epoch_now = epoch
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._trace = trace
+        self._wake = asyncio.Event()
+        self._early = config.partitions * max(1, config.flush_bytes // _EVENT_BYTES)
+        ttl_ns = int(config.ttl_seconds * 1e9)
+        self.queues: dict[str, MemoryQueue] = {
+            name: _Inbox(
+                name,
+                self._early,
+                self._wake,
+                max_events=config.max_events,
+                ttl_ns=ttl_ns if name in EXPIRING else 0,
+                clock=clock,
+            )
+            for name in _ORDER
+        }
+        self._partitions = Partitions(config.partitions)
+        self._streams = {
+            (queue, partition): Stream(key, queue, partition)
+            for partition in range(config.partitions)
+            for key, queue in keys.streams(partition).items()
+        }
+        self._under_way: list[Outgoing] = []  # of one pipeline: at most one for each stream
+        self._rounds: list[list[Outgoing]] = []  # packed, to follow
+        self._epoch = 0  # that `_begin` was done for
+        self._offset_ms = 0.0  # Redis's time - monotonic time
+        self._last_id: EntryId = START
+        self._beat_at = 0.0
+        self._trim_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._mismatch = ""
+
+    # --- a stage ---
+
+    async def start(self) -> None:
+        """Begin to send what is put."""
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self) -> None:
+        """Refuse further batches, send what waits for a second at most, end. The rest counts as waiting."""
+        self._stopping = True
+        for queue in self.queues.values():
+            queue.close()
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_DRAIN_SECONDS)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def health(self) -> Health:
+        """Good while it may write and does, or stands by."""
+        if self._task is None or self._task.done():
+            return Health(False, "does not run")
+        if self._mismatch:
+            return Health(False, self._mismatch)
+        if not self._epoch_now():
+            return Health(True, "stands by")
+        return self._link.health() if not self._link.ok else Health(True, f"{self.waiting} events wait")
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait to be packed."""
+        return sum(queue.waiting for queue in self.queues.values())
+
+    @property
+    def under_way(self) -> int:
+        """Events that are packed and not known to be written."""
+        return sum(entry.count for entry in self._under_way) + sum(
+            entry.count for entries in self._rounds for entry in entries
+        )
+
+    def accounting(self) -> dict[str, int]:
+        """Of all queues together, in events: received is the sum of all others; those under way wait, too."""
+        queues = [queue.counters for queue in self.queues.values()]
+        return {
+            "received": sum(counters.received for counters in queues),
+            "sent": self.counters.sent,
+            "expired": sum(counters.expired for counters in queues),
+            "dropped": sum(counters.dropped for counters in queues),
+            "lost": self.counters.lost,
+            "unwritable": self.counters.unwritable,
+            "waiting": self.waiting + self.under_way,
+        }
+
+    # --- the task ---
+
+    async def _run(self) -> None:
+        flush_seconds = self._config.flush_ms / 1_000
+        while True:
+            if self.waiting < self._early and not self._stopping:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(flush_seconds):
+                        await self._wake.wait()
+            try:
+                done = await self._step()
+            except Exception as exc:  # a defect of ours must not end the sending for good
+                log.error("mdq_writer_failed", exc_info=exc)
+                done = False
+            if done:
+                if self._stopping and not (self.waiting or self.under_way):
+                    return
+                await asyncio.sleep(0)
+            else:
+                await self._link.pause()
+
+    async def _step(self) -> bool:
+        """Send what there is for one flush; whether it went well. Without the right to write: nothing."""
+        epoch = self._epoch_now()
+        if not epoch:
+            await asyncio.sleep(self._config.flush_ms / 1_000)
+            return True
+        try:
+            if epoch != self._epoch:
+                await self._begin(epoch)
+            if self._seconds() >= self._beat_at:
+                await self._look_at_clock()
+                self._beat(epoch)
+            if not self._under_way:
+                if not self._rounds:
+                    self._rounds = self._pack(epoch)
+                self._under_way = self._rounds.pop(0) if self._rounds else []
+            if self._under_way and not await self._send():
+                return False
+        except REDIS_ERRORS as error:
+            self._link.bad(error)
+            return False
+        except PartitionsDiffer as error:
+            if str(error) != self._mismatch:
+                log.error("partitions_differ", reason=str(error))
+            self._mismatch = str(error)
+            return False
+        self._mismatch = ""
+        self._link.good()
+        return True
+
+    async def _begin(self, epoch: int) -> None:
+        """Go on where each stream ends, whoever wrote it."""
+        await settle_partitions(self._client, self._keys, self._config.partitions)
+        await self._look_at_clock()
+        streams = list(self._streams.values())
+        ends = await self._ends(streams)
+        for stream, end in zip(streams, ends, strict=True):
+            self._last_id = max(self._last_id, end.id)
+            stream.go_on(end)
+        self._give_up({stream.key: end for stream, end in zip(streams, ends, strict=True)})
+        self._epoch = epoch
+
+    def _give_up(self, ends: dict[str, End]) -> None:
+        """What was packed under a lease that was lost: it is there, or it is to be written no more."""
+        entries = [*self._under_way, *(entry for entries in self._rounds for entry in entries)]
+        self._under_way, self._rounds = [], []
+        for entry in entries:
+            if _holds(ends[entry.stream.key], entry):
+                self._written(entry)
+            else:
+                self.counters.lost += entry.count
+
+    async def _ends(self, streams: list[Stream]) -> list[End]:
+        pipe = self._client.pipeline(transaction=False)
+        for stream in streams:
+            pipe.execute_command("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
+        return [end_of(answer) for answer in await pipe.execute()]
+
+    def _pack(self, epoch: int) -> list[list[Outgoing]]:
+        """Take what waits, for one step, and pack it: pipelines with one entry at most for each stream."""
+        left = _STEP_EVENTS
+        rounds: list[list[Outgoing]] = []
+        most = max(1, self._config.flush_bytes // _EVENT_BYTES)
+        market_ms = 0
+        for name, queue in self.queues.items():
+            events: list[Any] = []
+            oldest_ns = 0
+            while left > 0 and (batch := queue.take()) is not None:
+                oldest_ns = oldest_ns or batch.arrival_ns
+                left -= len(batch)
+                self._tell_time(name, batch)
+                events += batch.events
+            if not events:
+                continue
+            arrival_ms = self._wall_ms() - (self._clock() - oldest_ns) // 1_000_000
+            market_ms = int(self.market_clock.now_ms)
+            for partition, rows in scatter(name, events, self._partitions).items():
+                stream = self._streams[name, partition]
+                for at in range(0, len(rows), most):
+                    part = rows[at : at + most]
+                    try:
+                        data = pack(part)
+                    except EntryError:
+                        part, data = self._writable(part)
+                    number = at // most
+                    while len(rounds) <= number:
+                        rounds.append([])
+                    rounds[number].append(self._entry(stream, epoch, part, data, arrival_ms, market_ms))
+        for entries in rounds:
+            self._number(entries)
+        return rounds
+
+    def _writable(self, rows: list[Any]) -> tuple[list[Any], bytes]:
+        """Those of the rows that can be packed: a bad event loses only itself."""
+        good = []
+        for row in rows:
+            try:
+                pack([row])
+            except EntryError:
+                self.counters.unwritable += 1
+            else:
+                good.append(row)
+        return good, pack(good)
+
+    def _entry(
+        self, stream: Stream, epoch: int, rows: list[Any], data: bytes, arrival_ms: int, market_ms: int
+    ) -> Outgoing:
+        stream.place += 1
+        stream.total += len(rows)
+        header = Header(epoch, stream.place, stream.total, len(rows), arrival_ms, market_ms, self._trace())
+        return Outgoing(stream, epoch, stream.place, len(rows), pack_header(header), data)
+
+    def _number(self, entries: list[Outgoing]) -> None:
+        """Give the entries of a pipeline their id: Redis's time, larger than every one before."""
+        last_ms, last = self._last_id
+        now_ms = self._redis_ms()
+        self._last_id = (now_ms, 0) if now_ms > last_ms else (last_ms, last + 1)
+        entry_id, ms = format_id(self._last_id), self._last_id[0]
+        keep_ms, max_events = int(self._config.keep_seconds * 1_000), self._config.max_events
+        for entry in entries:
+            stream = entry.stream
+            entry.id = entry_id
+            entry.least_ms = stream.least_ms(ms, keep_ms, max_events)
+            stream.last_ms = ms
+
+    def _beat(self, epoch: int) -> None:
+        """Once a second: the market clock to the partitions that got nothing."""
+        self._beat_at = self._seconds() + _HEARTBEAT_SECONDS
+        since = self._redis_ms() - int(_HEARTBEAT_SECONDS * 1_000)
+        market_ms = int(self.market_clock.now_ms)
+        quiet = [
+            stream
+            for partition in range(self._config.partitions)
+            if (stream := self._streams[AGGREGATES, partition]).last_ms <= since
+        ]
+        if quiet and not self._rounds:
+            entries = [self._entry(stream, epoch, [], _NO_EVENTS, 0, market_ms) for stream in quiet]
+            self._number(entries)
+            self._rounds.append(entries)
+            self.counters.heartbeats += 1
+
+    async def _look_at_clock(self) -> None:
+        """Ask Redis for its time, keep the number of partitions there, trim what nobody writes to."""
+        now = self._seconds()
+        if now >= self._trim_at and self._epoch:
+            self._trim_at = now + _TRIM_SECONDS
+            pipe = self._client.pipeline(transaction=False)
+            pipe.set(self._keys.partitions, self._config.partitions, nx=True)
+            least = self._redis_ms() - int(self._config.keep_seconds * 1_000)
+            for stream in self._streams.values():
+                if 0 < stream.last_ms < least:
+                    pipe.execute_command("XTRIM", stream.key, "MINID", least)
+                    stream.last_ms = 0
+            await pipe.execute(raise_on_error=False)
+        before = self._clock()
+        seconds, micros = await self._client.time()
+        self._offset_ms = seconds * 1_000 + micros / 1_000 - (before + self._clock()) / 2e6
+
+    def _redis_ms(self) -> int:
+        return int(self._offset_ms + self._clock() / 1e6)
+
+    def _seconds(self) -> float:
+        return self._clock() / 1e9
+
+    async def _send(self) -> bool:
+        """Send the pipeline that is under way; whether all of it is settled."""
+        counters = self.counters
+        pipe = self._client.pipeline(transaction=False)
+        for entry in self._under_way:
+            pipe.execute_command(
+                "XADD", entry.stream.key, "MINID", "~", entry.least_ms, entry.id,
+                "v", _VERSION, "h", entry.header, "d", entry.events,
+            )  # fmt: skip
+        counters.pipelines += 1
+        try:
+            answers = await pipe.execute(raise_on_error=False)
+        except REDIS_ERRORS:
+            counters.failed_pipelines += 1
+            raise
+        left: list[Outgoing] = []
+        taken: list[Outgoing] = []
+        failure: BaseException | None = None
+        for entry, answer in zip(self._under_way, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                self._written(entry)
+            elif isinstance(answer, ResponseError) and _TAKEN_ID in str(answer):
+                taken.append(entry)
+            else:
+                failure = answer
+                counters.refused_entries += 1
+                left.append(entry)
+        self._under_way = left + taken
+        if taken:
+            self._under_way = left + await self._look_into(taken)
+        if failure is not None:
+            self._link.bad(failure)
+        return not self._under_way
+
+    async def _look_into(self, entries: list[Outgoing]) -> list[Outgoing]:
+        """Entries whose id a stream refused: settle them; returns those to be sent again, with another id."""
+        again = []
+        for entry, end in zip(entries, await self._ends([entry.stream for entry in entries]), strict=True):
+            if _holds(end, entry):
+                self.counters.found_entries += 1
+                self._written(entry)
+            elif end.header is not None and end.header.epoch > entry.epoch:
+                self.counters.lost += entry.count
+            else:  # Redis's clock went back, or the stream remembers a larger id of an entry that is gone
+                info = await self._client.xinfo_stream(entry.stream.key)
+                self._last_id = max(self._last_id, parse_id(info["last-generated-id"]))
+                again.append(entry)
+        if again:
+            self._number(again)
+        return again
+
+    def _written(self, entry: Outgoing) -> None:
+        counters = self.counters
+        counters.sent += entry.count
+        counters.entries += 1
+        counters.bytes += len(entry.events) + len(entry.header)
+
+    def _tell_time(self, queue: str, batch: Batch) -> None:
+        """Move the market clock as the processors' engine does (`mdp.processor.engine`)."""
+        if queue == AGGREGATES:
+            events = batch.events
+            newest = milliseconds(max([event.start_timestamp for event in events]))
+            self.market_clock.observe(newest, ((e.symbol, milliseconds(e.start_timestamp)) for e in events))
+        elif queue != UNKNOWN:
+            events = batch.events
+            newest = milliseconds(max([event.timestamp for event in events]))
+            self.market_clock.observe(newest, ((e.symbol, milliseconds(e.timestamp)) for e in events))
+
+
+class _Inbox(MemoryQueue):
+    """A queue that wakes the writer early when much waits."""
+
+    def __init__(self, name: str, early: int, wake_writer: asyncio.Event, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._early = early
+        self._wake_writer = wake_writer
+
+    def put(self, batch: Batch) -> int:
+        dropped = super().put(batch)
+        if self._waiting >= self._early:
+            self._wake_writer.set()
+        return dropped
+
+
+def _holds(end: End, entry: Outgoing) -> bool:
+    """Whether a stream that ends so has an entry of ours."""
+    header = end.header
+    return header is not None and header.epoch == entry.epoch and header.place >= entry.place
