@@ -223,6 +223,8 @@ class Channels:
         for name in changed:
             had, want = self._sent.get(name), self._wanted.get(name)
             if had is want:
+                if want is not None and name not in self._unanswered:
+                    self._enter(name)  # dropped and wanted again before Redis was told
                 continue
             if had is not None:
                 del self._sent[name]
@@ -262,8 +264,11 @@ class Channels:
             return
         self._unanswered.pop(name, None)
         if name in self._sent and name in self._wanted:
-            self._joined.add(name)
-            for waiting in self._waiting.pop(name, ()):
-                if not waiting.done():
-                    waiting.set_result(None)
-            self._on_joined(name)
+            self._enter(name)
+
+    def _enter(self, name: str) -> None:
+        self._joined.add(name)
+        for waiting in self._waiting.pop(name, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+        self._on_joined(name)

@@ -1,0 +1,508 @@
+"""Bus and cache over a real Redis: in step with publishers, whatever happens between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from mdp.cache.keys import Keys
+from mdp.cache.redis_link import connect
+from mdp.cache.relay_cache import Unanswered
+from mdp.feeds import HOD_ALERT, QUOTE, TTA
+from tests.redis_server import RedisServer
+
+from .redis_publisher import Publisher, now_ms
+from .relays import Heard, eventually, relay_to
+
+BOARD = "scanners:top_gainers"
+
+
+@pytest.fixture
+async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """What publishers write through."""
+    made = connect(redis_server.config())
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def publisher(client: Redis) -> Publisher:
+    """An owner of feeds."""
+    return Publisher(client)
+
+
+# --- values and messages ---
+
+
+async def test_a_message_keeps_the_place_and_time_of_its_publisher(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """So that all replicas say the same of it; its JSON goes through as it came."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe("quote:AAPL", heard.append)
+        await relay.cache.get("quote:AAPL")
+        await publisher.publish("quote:AAPL", {"price": 1.50}, seq=7)
+        await eventually(lambda: len(heard) == 1)
+        message = heard[0]
+        assert (message.feed, message.family, message.epoch, message.seq) == ("quote:AAPL", QUOTE, 1_000, 7)
+        assert abs(message.ts - now_ms()) < 60_000
+        assert message.json() == b'{"price": 1.5}'
+        assert message.value == {"price": 1.5}
+        assert relay.bus.place("quote:AAPL") == (1_000, 7)
+        entry = await relay.cache.get("quote:AAPL")
+        assert entry is not None
+        assert (entry.value, entry.epoch, entry.seq) == ({"price": 1.5}, 1_000, 7)
+
+
+async def test_a_value_without_a_subscription_is_read_with_its_place(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Those of the whole market have one; those of symbols are before every message."""
+    await publisher.publish(BOARD, [{"symbol": "A", "rank": 1}], seq=5)
+    await publisher.keep("quote:AAPL", {"price": 2})
+    async with relay_to(redis_server) as relay:
+        board = await relay.cache.get(BOARD)
+        assert board is not None
+        assert (board.value, board.epoch, board.seq) == ([{"symbol": "A", "rank": 1}], 1_000, 5)
+        quote = await relay.cache.get("quote:AAPL")
+        assert quote is not None
+        assert (quote.value, quote.epoch, quote.seq) == ({"price": 2}, 0, 0)
+        assert await relay.cache.get("quote:NONE") is None
+        assert await relay.cache.get("nothing of ours") is None
+        assert relay.bus.place("quote:AAPL") == (0, 0)
+
+
+async def test_what_is_no_json_is_no_value(redis_server: RedisServer, client: Redis) -> None:
+    """Whoever wrote it: it is counted, and clients are told that there is nothing."""
+    await client.set("quote:AAPL", b"{broken")
+    async with relay_to(redis_server) as relay:
+        assert await relay.cache.get("quote:AAPL") is None
+        assert relay.counters.undecoded == 1
+
+
+async def test_joining_under_load_has_no_hole_and_no_repeat(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Snapshot, then every message behind it, whenever somebody joins."""
+    stop = asyncio.Event()
+
+    async def publish() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            await publisher.publish(BOARD, [n])
+
+    busy = asyncio.create_task(publish())
+    try:
+        async with relay_to(redis_server) as relay:
+            for _ in range(20):
+                heard = Heard()
+                subscription = relay.bus.subscribe(BOARD, heard.append)
+                entry = await relay.cache.get(BOARD)
+                await eventually(lambda heard=heard: len(heard) > 20)  # type: ignore[misc]
+                subscription.close()
+                assert entry is not None
+                assert entry.value == [entry.seq]
+                news = [message for message in heard if message.seq > entry.seq]
+                assert [message.seq for message in news] == list(
+                    range(entry.seq + 1, entry.seq + 1 + len(news))
+                ), "no hole, no repeat"
+                assert all(message.value == [message.seq] for message in heard)
+                await eventually(lambda: not relay.channels.joined(f"mdp:bus:{BOARD}"))
+    finally:
+        stop.set()
+        await busy
+
+
+async def test_joining_a_symbol_under_load_never_goes_back(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Its key has no place: what is told first is not newer than what follows."""
+    stop = asyncio.Event()
+
+    async def publish() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            await publisher.publish("quote:AAPL", n)
+
+    busy = asyncio.create_task(publish())
+    try:
+        async with relay_to(redis_server) as relay:
+            for _ in range(30):
+                heard = Heard()
+                subscription = relay.bus.subscribe("quote:AAPL", heard.append)
+                entry = await relay.cache.get("quote:AAPL")
+                had = len(heard)
+                await eventually(lambda heard=heard: len(heard) > 10)  # type: ignore[misc]
+                subscription.close()
+                assert entry is not None
+                after = heard.values()[had:]
+                assert after[0] > entry.value or entry.seq == heard[had].seq
+                assert after == list(range(after[0], after[0] + len(after)))
+                assert after[0] <= entry.value + 1, "no hole"
+    finally:
+        stop.set()
+        await busy
+
+
+async def test_lower_places_are_ignored(
+    redis_server: RedisServer, publisher: Publisher, client: Redis
+) -> None:
+    """A publisher that lost its lease, and what came by two ways, change nothing."""
+    old = Publisher(client, epoch=900)
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe(BOARD, heard.append)
+        await relay.cache.get(BOARD)
+        await publisher.publish(BOARD, ["new"])
+        await old.publish(BOARD, ["old"], seq=99)
+        await publisher.publish(BOARD, ["again"], seq=1)
+        await publisher.publish(BOARD, ["newer"])
+        await client.publish("mdp:bus:" + BOARD, b"nonsense")
+        await eventually(lambda: relay.counters.malformed == 1)
+        assert heard.values() == [["new"], ["newer"]]
+        assert (relay.counters.outdated, relay.counters.repeated) == (1, 1)
+
+
+async def test_a_new_epoch_is_followed(
+    redis_server: RedisServer, publisher: Publisher, client: Redis
+) -> None:
+    """Its numbers begin anew."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe(BOARD, heard.append)
+        await relay.cache.get(BOARD)
+        await publisher.publish(BOARD, [], seq=500)
+        await Publisher(client, epoch=1_001).publish(BOARD, [])
+        await eventually(lambda: len(heard) == 2)
+        assert heard.places() == [(1_000, 500), (1_001, 1)]
+
+
+async def test_a_feed_named_twice_is_heard_once(redis_server: RedisServer, publisher: Publisher) -> None:
+    """By its name and by a wildcard, Redis sends it twice."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe("quote:*", heard.append)
+        relay.bus.subscribe("quote:AAPL", heard.append)
+        await relay.cache.get("quote:AAPL")
+        await eventually(lambda: relay.channels.joined("mdp:bus:quote:*"))
+        for n in range(3):
+            await publisher.publish("quote:AAPL", n)
+        await publisher.publish("quote:MSFT", 9)
+        await eventually(lambda: len(heard) == 4)
+        assert heard.values() == [0, 1, 2, 9]
+
+
+async def test_what_a_subscriber_raises_costs_it_alone(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """The connection stays, the next message comes."""
+    seen = []
+
+    def sink(message: object) -> None:
+        seen.append(message)
+        raise RuntimeError("a defect")
+
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe(BOARD, sink)
+        await relay.cache.get(BOARD)
+        await publisher.publish(BOARD, [1])
+        await publisher.publish(BOARD, [2])
+        await eventually(lambda: len(seen) == 2)
+        assert (relay.counters.failures, relay.counters.lines) == (2, 0)
+
+
+async def test_after_the_last_subscription_nothing_is_asked_for(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Redis carries what somebody wants: each subscription counts, and closing twice is closing."""
+    async with relay_to(redis_server) as relay:
+        first = relay.bus.subscribe("quote:AAPL", Heard().append)
+        second = relay.bus.subscribe("quote:AAPL", Heard().append)
+        await relay.cache.get("quote:AAPL")
+        await publisher.publish("quote:AAPL", 1)
+        await eventually(lambda: relay.bus.place("quote:AAPL") == (1_000, 1))
+        first.close()
+        first.close()
+        with redis_server.client() as other:
+            assert other.pubsub_channels("mdp:bus:*") == [b"mdp:bus:quote:AAPL"]
+            second.close()
+            assert len(relay.demand) == 0
+            await eventually(lambda: other.pubsub_channels("mdp:bus:*") == [])
+        assert relay.bus.place("quote:AAPL") == (0, 0), "what is not followed is not known"
+
+
+async def test_publishing_and_writing_are_refused(redis_server: RedisServer) -> None:
+    """A relay hands on; a program that writes to it is wrong and told so."""
+    async with relay_to(redis_server) as relay:
+        with pytest.raises(RuntimeError):
+            relay.bus.publish(QUOTE, "AAPL", 1)
+        with pytest.raises(RuntimeError):
+            relay.cache.set(QUOTE, "AAPL", 1)
+        with pytest.raises(RuntimeError):
+            relay.cache.push(HOD_ALERT, "", 1)
+        with pytest.raises(RuntimeError):
+            relay.cache.provide(QUOTE, lambda _: 1)
+        with pytest.raises(ValueError, match="no feed matches"):
+            relay.bus.subscribe("nothing:of:ours", Heard().append)
+        assert len(relay.demand) == 0
+
+
+class Alert(msgspec.Struct):
+    """As an analyzer publishes one."""
+
+    symbol: str
+    price: float
+
+
+async def test_payloads_are_decoded_as_their_types(redis_server: RedisServer, publisher: Publisher) -> None:
+    """Subscribers that want structs name the types; what they see is what was published."""
+    heard = Heard()
+    types = {HOD_ALERT.name: Alert, QUOTE.name: Alert}
+    async with relay_to(redis_server, types=types) as relay:
+        relay.bus.subscribe(HOD_ALERT.name, heard.append)
+        relay.bus.subscribe("quote:AAPL", heard.append)
+        await relay.cache.get("quote:AAPL")
+        await publisher.emit(HOD_ALERT.name, {"symbol": "A", "price": 1})
+        await eventually(lambda: len(heard) == 1)
+        await publisher.publish("quote:AAPL", {"symbol": "AAPL", "price": 2})
+        await eventually(lambda: len(heard) == 2)
+        assert heard.values() == [Alert("A", 1.0), Alert("AAPL", 2.0)]
+        with pytest.raises(AttributeError):
+            heard[0].value = 3
+
+
+async def test_everything_is_under_the_prefix(redis_server: RedisServer, client: Redis) -> None:
+    """Two platforms share a Redis and do not hear each other, whatever characters the prefix has."""
+    mine, other = Publisher(client, Keys("a[1]*:")), Publisher(client, Keys("a1x:"))
+    heard = Heard()
+    async with relay_to(redis_server, prefix="a[1]*:") as relay:
+        relay.bus.subscribe("quote:*", heard.append)
+        relay.bus.subscribe(HOD_ALERT.name, heard.append)
+        await eventually(lambda: relay.channels.joined(r"a\[1\]\*:mdp:bus:quote:*"))
+        for one in (other, mine):
+            await one.publish("quote:AAPL", one.keys.prefix)
+            await one.emit(HOD_ALERT.name, one.keys.prefix)
+        await eventually(lambda: len(heard) == 2)
+        assert set(heard.values()) == {"a[1]*:"}
+        with redis_server.client() as plain:
+            await eventually(lambda: plain.smembers("a[1]*:mdp:interest:wds-1") == {b"quote:*"})
+
+
+# --- wildcards ---
+
+
+async def test_a_wildcard_knows_what_there_is(redis_server: RedisServer, publisher: Publisher) -> None:
+    """Values from before are read together, messages since go before them."""
+    for n in range(1_200):
+        await publisher.keep(f"quote:S{n}", n)
+    await publisher.keep("quote", "not of the family")
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        await eventually(lambda: len(relay.cache.symbols(QUOTE)) == 1_200)
+        relay.bus.subscribe("quote:*", heard.append)
+        first = await relay.cache.get("quote:S7")
+        assert first is not None
+        assert (first.value, first.seq) == (7, 0)
+        redis_server.reset_commands()
+        values = [await relay.cache.get(f"quote:S{n}") for n in range(1_200)]
+        assert [entry.value for entry in values if entry is not None] == list(range(1_200))
+        assert redis_server.commands().get("get", 0) == 0, "one look for all of them"
+        await publisher.publish("quote:S7", "news")
+        await publisher.publish("quote:NEW", "listed")
+        await eventually(lambda: len(heard) == 2)
+        again = await relay.cache.get("quote:S7")
+        assert again is not None
+        assert (again.value, again.seq) == ("news", 1)
+        assert relay.cache.peek(QUOTE, "S7") == "news"
+        assert relay.cache.peek(QUOTE, "S8") == 8
+        assert relay.cache.peek(QUOTE, "NONE") is None
+        assert "NEW" in relay.cache.symbols(QUOTE)
+        assert relay.cache.symbols(TTA) == []
+
+
+async def test_a_wildcard_that_is_left_leaves_nothing(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Memory is for what somebody subscribes to; what is named besides stays."""
+    async with relay_to(redis_server) as relay:
+        wild = relay.bus.subscribe("quote:*", Heard().append)
+        relay.bus.subscribe("quote:A", Heard().append)
+        await relay.cache.get("quote:A")
+        await eventually(lambda: relay.channels.joined("mdp:bus:quote:*"))
+        await publisher.publish("quote:A", 1)
+        await publisher.publish("quote:B", 2)
+        await eventually(lambda: relay.bus.place("quote:B") == (1_000, 1))
+        wild.close()
+        assert relay.bus.place("quote:B") == (0, 0)
+        assert relay.bus.place("quote:A") == (1_000, 1)
+        assert relay.cache.peek(QUOTE, "B") is None
+
+
+async def test_a_wildcard_over_kinds_names_one_symbol_of_each(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """`stocks:*:AAPL` is all of AAPL's raw feeds, and of nobody else's."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe("stocks:*:AAPL", heard.append)
+        await relay.cache.get("stocks:agg:AAPL")
+        await eventually(lambda: relay.channels.joined("mdp:bus:stocks:luld:AAPL"))
+        for feed in ("stocks:trades:AAPL", "stocks:trades:MSFT", "stocks:quotes:AAPL"):
+            await publisher.publish(feed, feed, keep=False)
+        await eventually(lambda: len(heard) == 2)
+        assert set(heard.values()) == {"stocks:trades:AAPL", "stocks:quotes:AAPL"}
+
+
+# --- interest ---
+
+
+async def test_interest_is_said_at_once_and_kept(redis_server: RedisServer, client: Redis) -> None:
+    """After the subscription is acknowledged, so that what publishers send at once is heard."""
+    words = client.pubsub()
+    await words.subscribe("mdp:interest")
+    await words.get_message(timeout=5)
+    async with relay_to(redis_server, "wds-9") as relay:
+        subscription = relay.bus.subscribe("quote:AAPL", Heard().append)
+        assert (await words.get_message(timeout=5) or {}).get("data") == b"+quote:AAPL"
+        assert relay.channels.joined("mdp:bus:quote:AAPL")
+        with redis_server.client() as plain:
+            assert plain.smembers("mdp:interest:wds-9") == {b"quote:AAPL"}
+            assert 0 < plain.ttl("mdp:interest:wds-9") <= 10
+            subscription.close()
+            assert (await words.get_message(timeout=5) or {}).get("data") == b"-quote:AAPL"
+            await eventually(lambda: plain.smembers("mdp:interest:wds-9") == set())
+            relay.bus.subscribe("quote:MSFT", Heard().append)
+            await eventually(lambda: plain.exists("mdp:interest:wds-9") == 1)
+            await relay.stop()
+            assert plain.exists("mdp:interest:wds-9") == 0, "who leaves says so"
+    await words.aclose()  # type: ignore[no-untyped-call]
+
+
+async def test_interest_that_redis_lost_is_said_again(redis_server: RedisServer) -> None:
+    """By its renewal, without a connection being lost."""
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe("quote:AAPL", Heard().append)
+        with redis_server.client() as plain:
+            await eventually(lambda: plain.exists("mdp:interest:wds-1") == 1)
+            plain.flushall()
+            await eventually(lambda: plain.smembers("mdp:interest:wds-1") == {b"quote:AAPL"})
+
+
+# --- outages ---
+
+
+async def test_without_redis_what_is_known_is_answered_and_the_rest_is_not(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Clients are told the last there was, or that it is not known now: never that there is nothing."""
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe(BOARD, Heard().append)
+        await relay.cache.get(BOARD)
+        await publisher.publish(BOARD, ["last"])
+        await eventually(lambda: relay.bus.place(BOARD)[1] == 1)
+        redis_server.kill()
+        await eventually(lambda: not relay.channels.up)
+        assert not relay.health().ok
+        entry = await relay.cache.get(BOARD)
+        assert entry is not None
+        assert entry.value == ["last"]
+        with pytest.raises(Unanswered):
+            await relay.cache.get("quote:AAPL")
+
+
+async def test_a_redis_that_comes_back_empty_is_taken_up(redis_server: RedisServer) -> None:
+    """Subscriptions, interest and event feeds go on by themselves, with new epochs."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        for pattern in (BOARD, "quote:*", HOD_ALERT.name):
+            relay.bus.subscribe(pattern, heard.append)
+        await relay.cache.get(BOARD)
+        client = connect(redis_server.config())
+        before = Publisher(client)
+        await before.publish(BOARD, 1)
+        await before.emit(HOD_ALERT.name, 2)
+        await eventually(lambda: len(heard) == 2)
+        await client.aclose()
+
+        redis_server.restart()
+        client = connect(redis_server.config())
+        with redis_server.client() as plain:
+            await eventually(lambda: plain.smembers("mdp:interest:wds-1") == {BOARD.encode(), b"quote:*"})
+        after = Publisher(client, epoch=2_000)
+        await after.publish(BOARD, 3)
+        await after.publish("quote:AAPL", 4)
+        await after.emit(HOD_ALERT.name, 5)
+        await eventually(lambda: len(heard) == 5)
+        assert sorted(heard.values()) == [1, 2, 3, 4, 5]
+        assert relay.bus.place(HOD_ALERT.name) == (2_000, 1)
+        assert relay.bus.since(HOD_ALERT.name, 1_000, 1) is None, "nobody goes on over that"
+        await client.aclose()
+
+
+async def test_what_changed_while_the_connection_was_lost_is_read(
+    redis_server: RedisServer, publisher: Publisher, client: Redis
+) -> None:
+    """A value with a place is handed on as if it came now; an event feed goes on without a hole."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe(BOARD, heard.append)
+        relay.bus.subscribe(HOD_ALERT.name, heard.append)
+        await relay.cache.get(BOARD)
+        await publisher.publish(BOARD, 1)
+        await publisher.emit(HOD_ALERT.name, 1)
+        await eventually(lambda: len(heard) == 2)
+        own = await client.client_id()
+        with redis_server.client() as plain:
+            for one in plain.client_list():
+                if one["id"] not in (str(own), str(plain.client_id())):
+                    plain.client_kill_filter(_id=one["id"])
+        for n in (2, 3):
+            await publisher.emit(HOD_ALERT.name, n)
+        await publisher.publish(BOARD, 2)
+        await eventually(lambda: len(heard) >= 5)
+        assert heard.places(BOARD) == [(1_000, 1), (1_000, 2)]
+        assert heard.places(HOD_ALERT.name) == [(1_000, 1), (1_000, 2), (1_000, 3)]
+        assert relay.counters.lines == 1
+
+
+async def test_a_symbol_does_not_go_back_after_an_outage(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Its key in Redis is up to five seconds older than the last message; the message counts."""
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe("quote:AAPL", Heard().append)
+        await relay.cache.get("quote:AAPL")
+        await publisher.keep("quote:AAPL", "older")
+        await publisher.publish("quote:AAPL", "newer", keep=False)
+        await eventually(lambda: relay.bus.place("quote:AAPL")[1] == 1)
+        with redis_server.client() as plain:
+            plain.client_kill_filter(_type="pubsub")
+        await eventually(lambda: relay.channels.line == 2 and relay.channels.up)
+        entry = await relay.cache.get("quote:AAPL")
+        assert entry is not None
+        assert entry.value == "newer"
+
+
+async def test_a_redis_that_does_not_answer_is_given_up_and_found_again(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """A frozen server holds connections open: only silence tells."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe(BOARD, heard.append)
+        await relay.cache.get(BOARD)
+        redis_server.freeze()
+        try:
+            await eventually(lambda: not relay.channels.up)
+        finally:
+            redis_server.thaw()
+        await eventually(lambda: relay.health().ok and relay.channels.joined(f"mdp:bus:{BOARD}"))
+        await publisher.publish(BOARD, 1)
+        await eventually(lambda: heard.values() == [1])
