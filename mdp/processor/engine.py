@@ -15,6 +15,7 @@ from mdp.analyzers.base import Analyzer, EventBatch
 from mdp.analyzers.state import Market
 from mdp.events import AGGREGATES, UNKNOWN, Aggregate, milliseconds
 from mdp.processor.guard import Guard
+from mdp.processor.led_clock import LedClock
 from mdp.processor.results import Results
 from mdp.sessions import CLOSED
 
@@ -71,7 +72,21 @@ class Engine:
             changed = market.clock.observe(newest, ((e.symbol, e.timestamp) for e in events))
         if newest > self.newest_ms:
             self.newest_ms = newest
-        if changed:
+        self._see_boundaries(changed)
+
+    def lead(self, now_ms: float) -> None:
+        """The market's time as the listener knows it, with an event of ours or without. Never raises.
+
+        Only where the market clock is a `LedClock`: all partitions begin the day and its sessions by it.
+        """
+        clock = self.market.clock
+        assert isinstance(clock, LedClock)
+        self._see_boundaries(clock.lead(now_ms))
+        self.results.commit()
+
+    def _see_boundaries(self, new_day: bool) -> None:
+        market = self.market
+        if new_day:
             self._new_day()
         day = market.clock.day
         if day is not None:

@@ -12,6 +12,7 @@ import structlog
 
 from mdp.cache.memory import MemoryCache
 from mdp.cache.persistence import Restored, Store
+from mdp.processor import engine_state
 from mdp.processor.engine import Engine
 from mdp.stage import Health
 
@@ -112,9 +113,8 @@ class Keeper:
     def _records(self) -> Iterator[Any]:
         for record in self._extra_dump():
             yield ["x", record]
-        for guard in self._engine.guards:
-            for record in guard.analyzer.dump():
-                yield ["a", guard.name, record]
+        for name, record in engine_state.dump(self._engine):
+            yield ["a", name, record]
         for key, items in self._cache.lists().items():
             for at in range(0, len(items), _LIST_STEP):
                 yield ["l", key, items[at : at + _LIST_STEP]]
@@ -136,18 +136,9 @@ class Keeper:
             self._extra_load(extra, day)
         if not now_ms:
             return
-        market.clock.set(now_ms)
+        engine_state.hydrate(self._engine, now_ms, (record[1:] for record in records if record[0] == "a"))
         assert market.clock.day is not None
-        market.session = market.clock.day.session(now_ms)
         by_name = {guard.name: guard for guard in self._engine.guards}
-        states: dict[str, list[Any]] = {}
-        for record in records:
-            if record[0] == "a":
-                states.setdefault(record[1], []).append(record[2])
-        for name, dumped in states.items():
-            if name in by_name:
-                guard = by_name[name]
-                guard.call("hydrate", lambda g=guard, d=dumped: g.analyzer.hydrate(d))  # type: ignore[misc]
         elapsed_ms = self._wall_ms() - head.get("saved_ms", self._wall_ms())
         held: dict[str, set[bytes]] = {}  # list -> its items: one may be in the snapshot and the journal
         for record in records:

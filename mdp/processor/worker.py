@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from mdp.processor.engine import Engine
-from mdp.processor.guard import Guard
+from mdp.processor.flushers import Flushers
 from mdp.queues.base import Queue
 from mdp.stage import Health
 
@@ -59,20 +59,16 @@ class Processor:
         if may_work is None:
             self._may_work.set()
         self._workers: list[asyncio.Task[None]] = []
-        self._flushers: list[asyncio.Task[None]] = []
-        self._on_tick: list[Guard] = []
+        self._flushers = Flushers(engine, observe)
+        #: Lets what analyzers keep for the next tick of the fan-out leave now.
+        self.gather = self._flushers.gather
 
     async def start(self) -> None:
         """Start a worker per queue and a flusher per analyzer that asks for it."""
         self._workers = [
             asyncio.create_task(self._work(queue), name=f"worker-{queue.name}") for queue in self._queues
         ]
-        self._flushers = [
-            asyncio.create_task(self._flush(guard), name=f"flush-{guard.name}")
-            for guard in self.engine.guards
-            if guard.analyzer.flush_seconds > 0
-        ]
-        self._on_tick = [guard for guard in self.engine.guards if guard.analyzer.flush_on_tick]
+        self._flushers.start()
 
     async def stop(self) -> None:
         """Close the queues, work off what waits within the bound, end. Nothing runs any more then."""
@@ -85,12 +81,12 @@ class Processor:
                     left = sum(queue.waiting for queue in self._queues)
                     log.warning("drain_timeout", seconds=self._drain_seconds, left=left)
         finally:  # also where the caller has no more time: what is not journaled must not happen any more
-            for task in (*self._workers, *self._flushers):
+            for task in (*self._workers, *self._flushers.tasks):
                 task.cancel()
         await asyncio.gather(*self._workers, *self._flushers, return_exceptions=True)
 
     def health(self) -> Health:
-        dead = [task.get_name() for task in (*self._workers, *self._flushers) if task.done()]
+        dead = [task.get_name() for task in (*self._workers, *self._flushers.tasks) if task.done()]
         if dead or not self._workers:
             return Health(False, f"not running: {', '.join(dead) or 'workers'}")
         disabled = [guard.name for guard in self.engine.guards if guard.disabled]
@@ -125,34 +121,3 @@ class Processor:
             self._observe(name, clock() - began)
             self._processed(batch.arrival_ns)
             await asyncio.sleep(0)
-
-    async def gather(self) -> None:
-        """Let what analyzers keep for the next tick of the fan-out leave now."""
-        for guard in self._on_tick:
-            await self._flush_once(guard)
-
-    async def _flush(self, guard: Guard) -> None:
-        while True:
-            await asyncio.sleep(guard.analyzer.flush_seconds)
-            await self._flush_once(guard)
-
-    async def _flush_once(self, guard: Guard) -> None:
-        commit = self.engine.results.commit
-        steps = guard.flush()
-        name = f"flush_{guard.name}"
-        began = time.perf_counter()
-        while True:
-            more = next(steps, _DONE) is not _DONE
-            commit()
-            seconds = time.perf_counter() - began
-            if more and seconds < _BRIEF_SECONDS:
-                continue
-            self._observe(name, seconds)
-            if not more:
-                break
-            await asyncio.sleep(0)
-            began = time.perf_counter()
-
-
-_DONE = object()
-_BRIEF_SECONDS = 0.0005  # steps that take less together need no turn of the loop each
