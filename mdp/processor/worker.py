@@ -83,7 +83,7 @@ class Processor:
         finally:  # also where the caller has no more time: what is not journaled must not happen any more
             for task in (*self._workers, *self._flushers.tasks):
                 task.cancel()
-        await asyncio.gather(*self._workers, *self._flushers, return_exceptions=True)
+        await asyncio.gather(*self._workers, *self._flushers.tasks, return_exceptions=True)
 
     def health(self) -> Health:
         dead = [task.get_name() for task in (*self._workers, *self._flushers.tasks) if task.done()]
