@@ -19,6 +19,7 @@ import structlog
 from mdp.cache.base import Interest
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.cache.tasks import end
 from mdp.feeds import Family, Target, match
 from mdp.stage import Health
 
@@ -95,9 +96,7 @@ class InterestWatch:
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
     def health(self) -> Health:
         """Good while Redis answers."""

@@ -15,6 +15,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_scripts import PARTS
+from mdp.cache.tasks import end
 from mdp.feeds import Family
 from mdp.stage import Health
 
@@ -69,9 +70,7 @@ class PartsWriter:
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
     def health(self) -> Health:
         """Good while Redis takes everything."""

@@ -27,6 +27,7 @@ from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import Key, RedisOutput
 from mdp.cache.redis_parts import PartsWriter
 from mdp.cache.redis_scripts import ADMIT, EVENTS, VALUES, WHOLE
+from mdp.cache.tasks import end
 from mdp.feeds import Family, Target
 from mdp.stage import Health
 
@@ -235,8 +236,7 @@ class RedisWriter:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
         for output in list(self.outputs.values()):
             await self.close(output, 0.3)
         await self.parts.stop()

@@ -16,6 +16,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_writer import RedisWriter
+from mdp.cache.tasks import end
 from mdp.feeds import HALTS_ACTIVE, MARKET_STATUS, TTA, TTA_ALL, Family
 from mdp.market_status import NO_CALENDAR_FIELDS, calendar_fields
 from mdp.processor.parts import Part, SchemaError, merge_board, merge_halts, merge_trades, read
@@ -142,9 +143,7 @@ class Publisher:
     async def stop(self) -> None:
         """Publish what waits and end; give the lease back afterwards. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end(task)
         output, self.output = self.output, None
         if output is not None:
             await self._writer.close(output, 0.3)

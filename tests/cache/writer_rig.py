@@ -69,7 +69,7 @@ class Hearer:
     """What is heard on channels."""
 
     def __init__(self, server: RedisServer, *patterns: str) -> None:
-        self._client = server.client()
+        self._client: Any = server.client()
         self._pubsub = self._client.pubsub()
         self._pubsub.psubscribe(*patterns)
         for _ in patterns:
