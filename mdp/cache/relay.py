@@ -27,6 +27,7 @@ from mdp.cache.relay_events import EventStreams
 from mdp.cache.relay_index import SymbolIndex
 from mdp.cache.relay_interest import Interests
 from mdp.cache.relayed import RelayedMessage, Types, decode, parse
+from mdp.cache.tasks import end
 from mdp.feeds import Family, Target, resolve
 from mdp.stage import Health
 
@@ -164,9 +165,7 @@ class Relay:
         await self.events.stop()
         await self.index.stop()
         repair, self._repair = self._repair, None
-        if repair is not None:
-            repair.cancel()
-            await asyncio.gather(repair, return_exceptions=True)
+        await end(repair)
 
     def health(self) -> Health:
         """Whether clients can be served what happens now."""

@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio import RedisCluster
 
 from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.cache.tasks import end
 
 log = structlog.get_logger(__name__)
 
@@ -85,9 +86,7 @@ class Channels:
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
     def want(self, name: str, *, pattern: bool) -> None:
         """Subscribe a channel or pattern from now on."""
@@ -161,9 +160,7 @@ class Channels:
                 for task in done:
                     self._link.bad(task.exception() or ConnectionError("closed"))
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await end(*tasks)
                 with contextlib.suppress(*REDIS_ERRORS):
                     await connection.disconnect(nowait=True)
                 self._lose()

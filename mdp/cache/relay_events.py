@@ -22,6 +22,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.relay_channels import glob
 from mdp.cache.relayed import RelayedMessage, Types
+from mdp.cache.tasks import end
 from mdp.feeds import EVENT, FAMILIES, Family, resolve
 
 log = structlog.get_logger(__name__)
@@ -110,9 +111,7 @@ class EventStreams:
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
     @property
     def loaded(self) -> bool:
@@ -164,6 +163,11 @@ class EventStreams:
             return None
         # Without holes (`_take`): the last so many.
         return list(islice(stream.history, len(stream.history) - (stream.seq - seq), None))
+
+    def history(self, feed: str) -> list[Message]:
+        """All items of a followed feed that are known, oldest first."""
+        stream = self._streams.get(feed)
+        return [] if stream is None else list(stream.history)
 
     async def get(self, feed: str, family: Family, limit: int) -> Entry:
         """The list of a feed, newest first. To be called within a bound of time.

@@ -13,6 +13,7 @@ from typing import Any
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.relay_channels import glob
+from mdp.cache.tasks import end
 from mdp.feeds import Family, resolve
 
 _PERIOD_SECONDS = 60.0
@@ -46,11 +47,9 @@ class SymbolIndex:
 
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
-        tasks = [task for task in (self._task, self._looking) if task is not None]
+        tasks = self._task, self._looking
         self._task = self._looking = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
     def symbols(self, family: Family) -> dict[str, None]:
         """Those known to have a value."""

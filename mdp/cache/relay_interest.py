@@ -13,6 +13,7 @@ from typing import Any
 
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.cache.tasks import end
 
 LIFE_SECONDS = 10
 RENEW_SECONDS = 3.0
@@ -50,8 +51,7 @@ class Interests:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
         with contextlib.suppress(*REDIS_ERRORS):
             async with asyncio.timeout(0.5):
                 await self._client.delete(self._key)
