@@ -31,11 +31,12 @@ class Flushers:
         self.tasks: list[asyncio.Task[None]] = []
         self._engine = engine
         self._observe = observe
-        self._on_tick: list[Guard] = [guard for guard in engine.guards if guard.analyzer.flush_on_tick]
+        self._on_tick: list[Guard] = []
         self._running = 0  # flushes between their first step and their last
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; before, `gather` finds nothing either."""
+        self._on_tick = [guard for guard in self._engine.guards if guard.analyzer.flush_on_tick]
         self.tasks = [
             asyncio.create_task(self._flush(guard), name=f"flush-{guard.name}")
             for guard in self._engine.guards
