@@ -108,6 +108,8 @@ class HttpApi:
                 return self._refuse(problem)
             except web.HTTPException as error:
                 return self._refuse(_problem_of(error), error.status)
+            except ConnectionError:  # who asked has left: a flood of those must not flood the log
+                raise
             except Exception as error:
                 # Its text may name hosts and keys of back ends: neither the client nor a log needs it.
                 log.error("wds_http_failed", path=request.path[:200], error=type(error).__name__)
