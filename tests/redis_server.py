@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import redis
 
 from mdp.config import CacheConfig
+from tests.ports import free_port
 from tests.required import require_tool
 
 _START_SECONDS = 10.0
@@ -172,11 +172,3 @@ class RedisServer:
     def _log(self) -> str:
         path = self.folder / "redis.log"
         return path.read_text(encoding="utf-8", errors="replace")[-1_000:] if path.exists() else "no log"
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port

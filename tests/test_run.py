@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect
 from mdp.client import WdsClient
 
 from .app_support import PATIENCE_SECONDS, SECRET, request
+from .ports import free_port
 
 SIDES = ("daily_range_hod_alert", "daily_range_lod_alert")
 
@@ -120,12 +121,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield bench
     for process in reversed(bench.processes):
         process.end()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def port_of(process: Process, service: str) -> int:

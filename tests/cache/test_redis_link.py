@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 from mdp.cache.redis_link import REDIS_ERRORS, Link, RedisUnavailable, check, connect, is_refusal, reason
 from mdp.config import CacheConfig
-from tests.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.redis_server import RedisServer
 
 PASSWORD = "s3cret-S3CRET"
 

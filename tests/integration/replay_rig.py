@@ -13,7 +13,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -111,13 +110,6 @@ def reference_of(path: Path) -> dict[str, Any]:
     with gzip.open(found, "rt") as file:
         reference: dict[str, Any] = json.load(file)
     return reference
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ from mdp.config import HaltsConfig
 from mdp.sessions import NEW_YORK
 from tests.app_support import PATIENCE_SECONDS, config_for, eventually, request
 from tests.listener.rss import document, item, serving
+from tests.ports import free_port
 from tests.simulator.support import serve
-from tests.test_run import Bench, free_port, port_of
+from tests.test_run import Bench, port_of
 
 
 @asynccontextmanager

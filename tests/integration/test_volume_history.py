@@ -17,7 +17,8 @@ import pytest
 from mdp.client import WdsClient
 from mdp.processor.volume_files import VolumeFiles
 from tests.commands.test_history import MONDAY, TUESDAY, bars_of, start_of, write
-from tests.integration.replay_rig import MDP, PATIENCE_SECONDS, Process, free_port, kept, platform
+from tests.integration.replay_rig import MDP, PATIENCE_SECONDS, Process, kept, platform
+from tests.ports import free_port
 
 SLOT_MS = 300_000
 #: Tuesday's last bar: two seconds into the slot that begins at 10:00, the 73rd.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 
 from mdp.listener.recorder import Recorder
 from mdp.listener.states import FeedState
 from mdp.listener.watchdog import Market
+from tests.ports import free_port
 
 from .fake_provider import (
     CONNECTED,
@@ -21,13 +21,6 @@ from .fake_provider import (
     statuses,
     trade,
 )
-
-
-def free_port() -> int:
-    """A port where nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def healthy(session: Session) -> None:
