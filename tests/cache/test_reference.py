@@ -339,6 +339,7 @@ async def test_a_second_start_on_the_same_day_asks_nothing() -> None:
     async with keeping(provider) as first:
         assert list(first.dump()) == []
         await complete(first)
+        await until(lambda: first.ready)
         records = through_msgpack(first)
         rows = first.rows
 

@@ -22,7 +22,6 @@ from tests.integration.replay_rig import (
     alerts_agree,
     all_accounted_for,
     boards_agree,
-    free_port,
     kept,
     platform,
     provider_ms,
@@ -34,6 +33,7 @@ from tests.integration.replay_rig import (
     replaying,
     trades_agree,
 )
+from tests.ports import free_port
 
 MINUTES = "us-99-minute-2025-01-27"
 TICKS = "ticks-4-2013-10-07"
@@ -127,10 +127,10 @@ def test_a_day_with_kill_9_in_its_midst_equals_the_reference_model(
     comparison(restarted)
 
 
-#: Market seconds a second: a day of 16 hours, or six of them, in about 10 s.
-SPEED = {MINUTES: "5000", TICKS: "2500"}
+#: Market seconds a second: regular hours in about 10 s. Who is back too late sees nothing of them.
+SPEED = {MINUTES: "2500", TICKS: "2500"}
 #: Events that the first process gets. Of ticks, most come after the open, in the last seconds.
-BEFORE = {MINUTES: 13_000, TICKS: 400}
+BEFORE = {MINUTES: 8_000, TICKS: 400}
 #: Beside what a start takes.
 AWAY_SECONDS = {MINUTES: 0.5, TICKS: 1.0}
 #: Not to be had again by REST: trades. What follows from them is in the gap ledger.

@@ -155,8 +155,8 @@ async def test_malformed_events_are_counted_apart_and_reach_wildcards() -> None:
                     broken += 1
         assert good
         injected = simulator.faults.injected
-        malformed = sum(injected[name] for name in names[:4])
         await eventually(lambda: not any(one.waiting_bytes for one in simulator.connections.values()))
+        malformed = sum(injected[name] for name in names[:4])
         assert simulator.sent[MALFORMED] <= malformed
         assert simulator.sent[MALFORMED] >= broken
         assert 0 < simulator.sent["XT"] <= injected["unknown_events"]
