@@ -52,6 +52,7 @@ class FanoutOptions(msgspec.Struct):
     many: int = 2_000  # clients of boards and quotes
     idle: int = 5_000  # connections that do nothing
     steady_seconds: float = 10.0  # of boards and quotes
+    pairs: int = 5  # of runs with and without stalled clients
     json: str = ""
 
 
@@ -368,14 +369,15 @@ async def _many_rows(options: FanoutOptions) -> list[Row]:
     ]
     fewer = msgspec.structs.replace(options, many=options.many // 4)
     pairs = []
-    for _ in range(5):
+    for _ in range(options.pairs):
         healthy, _, _ = await _many(fewer, part=0.4)
         beside, _, _ = await _many(fewer, stalled=0.1, part=0.4)
         pairs.append((healthy.p99, beside.p99))
     without, with_stalled = (middle([pair[n] for pair in pairs]) for n in range(2))
     rows.append(
         Row(
-            f"p99 of healthy clients, a tenth of {fewer.many} stalled against none, median of 5 pairs",
+            f"p99 of healthy clients, a tenth of {fewer.many} stalled against none, "
+            f"median of {options.pairs} pairs",
             "1.2 times or 5 ms more", f"{with_stalled:.0f} against {without:.0f} ms",
         )
     )  # fmt: skip

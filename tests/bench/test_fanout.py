@@ -18,7 +18,7 @@ from mdp.bench.fanout import FanoutOptions
 from mdp.config import WdsConfig
 from tests.wds.doubles import running, until
 
-SMALL = FanoutOptions(clients=5, seconds=0.1, rounds=1, many=8, idle=10, steady_seconds=1.5)
+SMALL = FanoutOptions(clients=5, seconds=0.1, rounds=1, many=8, idle=10, steady_seconds=1.5, pairs=1)
 
 
 async def test_a_crowd_reads_counts_and_drops() -> None:

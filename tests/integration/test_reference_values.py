@@ -236,7 +236,7 @@ FAULTS: dict[str, Any] = {
 }
 
 
-_USUAL = ("slow", "absurd", "429")
+_USUAL = ("slow", "absurd")
 
 
 @pytest.mark.parametrize(

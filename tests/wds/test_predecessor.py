@@ -375,6 +375,7 @@ async def converse() -> dict[str, list[Any]]:
                 last = await ask(client, '{"action":"get","cache":"alerts"}')
                 heard += [last] if "closed" in last else []
                 said[conversation["name"]] = heard
+                await client.close()  # or the service waits for it at its end
             finally:
                 await service.stop()
     return said
