@@ -8,6 +8,11 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Processes of the tests: many of them wait for servers, so more than there are processors. With 0 they run
+# one after the other, as a debugger needs it. The tests of a file share what is expensive to set up, so one
+# process runs them all.
+WORKERS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The first interpreter that is new enough.
 FOUND_PYTHON = $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
@@ -23,10 +28,10 @@ run: $(VENV)/.installed
 	$(BIN)/mdp run --role all --demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: style types imports
 

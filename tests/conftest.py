@@ -6,8 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.redis_server import RedisServer
+
+#: Each of these waits long for processes of its own. Begun last, one of them would run on alone.
+_FIRST = ("tests/integration/", "tests/bench/", "tests/test_run.py")
+
+# How long an example takes on a machine that runs other tests beside says nothing about the code.
+settings.register_profile("mdp", settings.default, deadline=None)
+settings.load_profile("mdp")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests run side by side (`pytest -n`), the longest files come first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
 
 
 @pytest.fixture

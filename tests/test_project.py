@@ -193,11 +193,13 @@ def test_make_run_sets_up_and_starts_the_demo() -> None:
 
 
 def test_make_test_installs_the_extras_and_leaves_out_slow_tests() -> None:
-    """test-all runs them."""
-    commands = make("test", "VENV=fresh")
+    """test-all runs them; both in several processes, or in as many as one asks for."""
+    commands = make("test", "VENV=fresh", "WORKERS=3")
     assert "'.[dev]'" in commands
-    assert 'pytest -m "not slow"' in commands
-    assert "not slow" not in make("test-all", "VENV=fresh")
+    assert re.search(r'fresh/bin/python -m pytest -n 3 .*-m "not slow"', commands)
+    everything = make("test-all", "VENV=fresh", "WORKERS=0", "ARGS=tests/wds")
+    assert re.search(r"fresh/bin/python -m pytest -n 0 .* tests/wds\n", everything)
+    assert "not slow" not in everything
 
 
 def test_make_lint_runs_every_check() -> None:
