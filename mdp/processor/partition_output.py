@@ -117,6 +117,22 @@ class PartitionOutput:
         """The end of a replay that began with `output.silent = True`; see `RedisWriter.resume`."""
         return await self._writer.resume(self.output, since_ms)
 
+    async def written(self, events: int) -> bool:
+        """Write until so many events of this output (`counters.events`) are in Redis.
+
+        Returns:
+            Whether they are; not where the lease is another's.
+
+        Raises:
+            REDIS_ERRORS: They wait.
+        """
+        output = self.output
+        while output.counters.events - sum(len(batch.items) for batch in output.batches.values()) < events:
+            if output.refused or not output.valid():
+                return False
+            await self._writer.flush()
+        return True
+
     async def close(self, seconds: float = 1.0) -> None:
         """Write what waits, where the lease is still ours, and end. Never raises."""
         await self._writer.close(self.output, seconds)
