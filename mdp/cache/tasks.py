@@ -19,6 +19,6 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=_AGAIN_SECONDS)
-    for task in tasks:
-        if task is not None and not task.cancelled():
-            task.exception()  # looked at: what ended it is not to be logged as never retrieved
+    for ended in tasks:
+        if ended is not None and not ended.cancelled():
+            ended.exception()  # looked at: what ended it is not to be logged as never retrieved

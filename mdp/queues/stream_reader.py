@@ -100,6 +100,8 @@ class StreamReader:
         counters: By partition; those of a removed one are gone (`removed` has their sum).
         on_missed: Called with (queue, partition, events, header) where events went by unread; `header` is of
             the entry behind them.
+        on_unread: Called with (queue, partition, events, "expired" or "unreadable") where an entry that came
+            is not delivered.
         on_caught_up: Called with a partition once all that was there when it was added has been delivered.
     """
 
@@ -113,6 +115,7 @@ class StreamReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.on_missed: Callable[[str, int, int, Header], None] = lambda *_: None
+        self.on_unread: Callable[[str, int, int, str], None] = lambda *_: None
         self.on_caught_up: Callable[[int], None] = lambda _: None
         self._client = client
         self._keys = keys
@@ -256,10 +259,12 @@ class StreamReader:
             self._count(stream, header)
         if broken or header is None:
             counters.unreadable += header.count if header else 0
+            self.on_unread(stream.queue, partition.number, header.count if header else 0, "unreadable")
             log.error("entry_unreadable", stream=stream.key, id=format_id(entry_id), reason=broken)
             return None
         if expired:
             counters.expired += header.count
+            self.on_unread(stream.queue, partition.number, header.count, "expired")
             return None
         counters.delivered += len(events)
         catching_up = partition.until_ms < 0 or entry_id[0] <= partition.until_ms

@@ -1,0 +1,165 @@
+"""A partition's checkpoint: its state and how far it had read, in one key, written under its lease.
+
+MessagePack: `[schema, header, records]`; the records are those of `mdp.processor.engine_state`, a MessagePack
+array of `[analyzer, record]`, compressed. Whoever has taken the partition over goes on from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mdp.cache.keys import Keys, partition_name
+from mdp.cache.leases import Client
+from mdp.processor import engine_state
+from mdp.processor.engine import Engine
+from mdp.queues.stream_reader import Cursor
+
+#: Of what this module writes. It reads this and all older ones.
+SCHEMA = 1
+_KEEP_SECONDS = 4 * 86_400  # as long as the values made of it: over a weekend with a holiday
+_STEP_SECONDS = 0.003  # of the dump, before the loop is given back
+_LEVEL = 1  # of zlib: 6 saves a tenth of the bytes for three times the time
+
+_encode = msgspec.msgpack.Encoder().encode
+
+# The newest epoch of the lease is in the same slot: a successor shuts us out by being there, whether it has
+# written a checkpoint yet or not.
+_WRITE = """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used. One line for a person."""
+
+
+class Head(msgspec.Struct):
+    """What a checkpoint says of itself."""
+
+    epoch: int  # of the lease under which it was written
+    saved_ms: int  # by the writer's wall clock; for people
+    day: str  # trading day (ISO date); empty before the first event
+    market_ms: float  # market clock; 0: unknown
+    cursors: dict[str, Cursor]  # by queue: the last entries it contains
+    processed: dict[str, int] = {}  # by queue: events, since the first life of the partition
+
+
+class Checkpoint(msgspec.Struct):
+    """One as it was read."""
+
+    head: Head
+    packed: bytes  # the records, compressed
+
+    def hydrate(self, engine: Engine) -> None:
+        """Take the state back into a new engine.
+
+        Raises:
+            CheckpointError: It is damaged; the engine may be half filled.
+        """
+        if not self.head.market_ms:
+            return
+        try:
+            records = msgspec.msgpack.decode(zlib.decompress(self.packed), type=list[tuple[str, Any]])
+        except (zlib.error, ValueError) as exc:
+            raise CheckpointError(f"a damaged checkpoint: {str(exc)[:100]}") from None
+        engine_state.hydrate(engine, self.head.market_ms, records)
+
+
+class Dumped(msgspec.Struct):
+    """The state of an engine at one moment, not compressed yet."""
+
+    head: Head
+    records: list[bytes]
+    seconds: float  # of work
+
+
+async def dump(
+    engine: Engine, epoch: int, cursors: dict[str, Cursor], processed: Mapping[str, int]
+) -> Dumped:
+    """Dump an engine in steps of a few milliseconds. Nobody may change its state until this returns."""
+    market = engine.market
+    head = Head(
+        epoch=epoch,
+        saved_ms=time.time_ns() // 1_000_000,
+        day="" if market.clock.day is None else market.clock.day.day.isoformat(),
+        market_ms=market.clock.now_ms,
+        cursors=cursors,
+        processed=dict(processed),
+    )
+    records: list[bytes] = []
+    worked, began = 0.0, time.perf_counter()
+    for one in engine_state.dump(engine):
+        records.append(_encode(one))
+        spent = time.perf_counter() - began
+        if spent > _STEP_SECONDS:
+            worked += spent
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+    return Dumped(head, records, worked + time.perf_counter() - began)
+
+
+def pack(dumped: Dumped) -> bytes:
+    """A checkpoint as it is in Redis. Takes tens of milliseconds: call it in a thread."""
+    records = dumped.records
+    array = b"\xdd" + len(records).to_bytes(4, "big") + b"".join(records)
+    return _encode([SCHEMA, dumped.head, zlib.compress(array, _LEVEL)])
+
+
+def unpack(data: bytes) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: It is of a newer version of this program, or damaged.
+    """
+    try:
+        schema, head, packed = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw, bytes])
+        if schema > SCHEMA:
+            raise CheckpointError(
+                f"a checkpoint of version {schema}; this process reads up to {SCHEMA}: upgrade it, too"
+            )
+        return Checkpoint(msgspec.msgpack.decode(head, type=Head), packed)
+    except (ValueError, TypeError) as exc:
+        raise CheckpointError(f"a damaged checkpoint: {str(exc)[:100]}") from None
+
+
+class CheckpointStore:
+    """Checkpoints in Redis.
+
+    Args:
+        client: Redis, where leases and streams are.
+        keys: Names.
+    """
+
+    def __init__(self, client: Any, keys: Keys) -> None:
+        self._client = client
+        self._scripts: Client = client
+        self._keys = keys
+
+    async def load(self, partition: int) -> Checkpoint | None:
+        """A partition's checkpoint; None where there is none.
+
+        Raises:
+            CheckpointError: It is of a newer version, or damaged.
+            REDIS_ERRORS: It may be tried again.
+        """
+        data = await self._client.get(self._keys.checkpoint(partition))
+        return None if data is None else unpack(data)
+
+    async def save(self, partition: int, epoch: int, data: bytes) -> bool:
+        """Write one; returns whether it was. Not where the lease has a newer epoch, or none any more.
+
+        Raises:
+            REDIS_ERRORS: Whether it was written is not known.
+        """
+        keys = (self._keys.checkpoint(partition), self._keys.epoch(partition_name(partition)))
+        return bool(await self._scripts.eval(_WRITE, 2, *keys, str(epoch), data, str(_KEEP_SECONDS)))

@@ -1,0 +1,216 @@
+"""One partition at work: an engine of its own, fed from its streams, replayed silently, checkpointed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from mdp.processor import checkpoint
+from mdp.processor.checkpoint import CheckpointStore, Dumped
+from mdp.processor.engine import Engine
+from mdp.processor.flushers import Flushers
+from mdp.processor.partition_output import PartitionOutput
+from mdp.queues.base import Batch
+from mdp.queues.stream_reader import Cursor, Delivery
+
+log = structlog.get_logger(__name__)
+
+_STEP_SECONDS = 0.005  # of entries that were held back, before the loop is given back
+_REWOUND_MS = 120_000  # a market does not go back; so far back a simulator or a replay began again
+_REWOUND_ENTRIES = 3
+
+
+class Partition:
+    """See the module.
+
+    Args:
+        number: Which one.
+        epoch: Of the lease's acquisition.
+        engine: New; over `out.results`, with a `LedClock`.
+        out: Where results go; silent at first.
+        observe: Called with (queue or `flush_{analyzer}`, seconds) after each step.
+
+    Attributes:
+        live: The replay is over: results leave, checkpoints are written.
+        processed: Events by queue, those of the partition's earlier owners included.
+        first_ms: Redis time of the first entry with events that was processed here; 0 before it.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        epoch: int,
+        engine: Engine,
+        out: PartitionOutput,
+        *,
+        observe: Callable[[str, float], None] = lambda _name, _seconds: None,
+    ) -> None:
+        self.number = number
+        self.epoch = epoch
+        self.engine = engine
+        self.out = out
+        self.live = False
+        self.gone = False
+        self.processed: dict[str, int] = {}
+        self.first_ms = 0
+        self.failures = 0
+        self._observe = observe
+        self._flushers = Flushers(engine, observe)
+        self._holding = 0  # somebody needs the state not to move
+        self._held: deque[tuple[Delivery, int]] = deque()
+        self._freed = asyncio.Event()
+        self._freed.set()
+        self._back = 0  # entries in a row that told a much earlier time
+        out.output.silent = True
+        out.attach(
+            engine,
+            gather=self._flushers.gather,
+            events=lambda: self.total,
+            warming_up=lambda: not self.live,
+        )
+
+    @property
+    def total(self) -> int:
+        """Events processed in all."""
+        return sum(self.processed.values())
+
+    # -- what comes in ------------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery, arrival_ns: int) -> None:
+        """Process an entry, or keep it while the state must not move. Never raises.
+
+        Args:
+            delivery: One entry.
+            arrival_ns: When its oldest event came, on our monotonic clock.
+        """
+        if self._holding:
+            self._held.append((delivery, arrival_ns))
+        else:
+            self._process(delivery, arrival_ns)
+
+    async def room(self) -> None:
+        """Return when nothing is held back: reading on would only fill memory."""
+        await self._freed.wait()
+
+    def _process(self, delivery: Delivery, arrival_ns: int) -> None:
+        began = time.perf_counter()
+        queue, events = delivery.queue, delivery.events
+        try:
+            if delivery.header.market_ms:
+                self._lead(delivery.header.market_ms)
+            if events:
+                if not self.first_ms:
+                    self.first_ms = delivery.id[0]
+                self.engine.process(queue, Batch(events, arrival_ns))
+        except Exception as exc:  # a defect of ours must not end the partition
+            self.failures += 1
+            if self.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                log.error("entry_failed", partition=self.number, queue=queue, exc_info=exc)
+        if events:
+            self.processed[queue] = self.processed.get(queue, 0) + len(events)
+            self._observe(queue, time.perf_counter() - began)
+
+    def _lead(self, market_ms: int) -> None:
+        engine = self.engine
+        if market_ms < engine.market.clock.now_ms - _REWOUND_MS:
+            self._back += 1
+            if self._back >= _REWOUND_ENTRIES:
+                self._back = 0
+                engine.rewind(market_ms)
+            return
+        self._back = 0
+        engine.lead(market_ms)
+
+    # -- the state must not move --------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Keep what comes until `free`. It may be called several times, `free` as often."""
+        self._holding += 1
+        self._freed.clear()
+
+    async def free(self) -> None:
+        """Work off what was kept, in order, and go on as usual."""
+        if self._holding == 1:
+            began = time.perf_counter()
+            while self._held:
+                self._process(*self._held.popleft())
+                if time.perf_counter() - began > _STEP_SECONDS:
+                    await asyncio.sleep(0)
+                    began = time.perf_counter()
+        self._holding -= 1
+        if not self._holding:
+            self._freed.set()
+
+    # -- from replay to live, checkpoints, the end ----------------------------------------------------
+
+    async def go_live(self, now_ms: int) -> int:
+        """The replay is over: what of its events nobody has heard yet leaves, and everything from now on.
+
+        Args:
+            now_ms: Redis's time.
+
+        Returns:
+            How many events of the replay left.
+
+        Raises:
+            REDIS_ERRORS: It may be tried again.
+        """
+        if self.live or self.gone:
+            return 0
+        self.hold()
+        try:
+            new = await self.out.resume(self.first_ms or now_ms)
+            if not self.gone:
+                self.live = True
+                self._flushers.start()
+        finally:
+            await self.free()
+        return new
+
+    async def save(self, store: CheckpointStore, cursors: Callable[[], dict[str, Cursor]]) -> float:
+        """Write a checkpoint, once the events up to it have left; returns seconds of work, 0: not written.
+
+        Args:
+            store: Where to.
+            cursors: How far the streams have been read, up to the last `take`.
+
+        Raises:
+            REDIS_ERRORS: The one before stays.
+        """
+        if not self.live or self.gone:
+            return 0.0
+        self.hold()
+        try:
+            await self._flushers.pause()
+            while self._held:  # what came meanwhile: the cursors are behind it already
+                self._process(*self._held.popleft())
+            events = self.out.output.counters.events
+            dumped = await checkpoint.dump(self.engine, self.epoch, cursors(), self.processed)
+        finally:
+            self._flushers.paused = False
+            await self.free()
+        return await self._write(store, dumped, events)
+
+    async def _write(self, store: CheckpointStore, dumped: Dumped, events: int) -> float:
+        began = time.perf_counter()
+        data = await asyncio.to_thread(checkpoint.pack, dumped)
+        seconds = dumped.seconds + time.perf_counter() - began
+        # A successor starts behind these events and will not find them again: they go first.
+        if not await self.out.written(events) or self.gone:
+            return 0.0
+        if not await store.save(self.number, self.epoch, data):
+            log.warning("checkpoint_refused", partition=self.number, epoch=self.epoch)
+            return 0.0
+        return seconds
+
+    async def stop(self) -> None:
+        """End the tasks. Safe to call twice."""
+        self.gone = True
+        tasks, self._flushers.tasks = self._flushers.tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
