@@ -49,6 +49,8 @@ class Keys:
         self.partitions = f"{prefix}mdq:partitions"
         #: Sorted set: member id of a processor by Redis time (ms) of its last sign of life.
         self.members = f"{prefix}mdp:members:processor"
+        #: The same of listeners, so that the active one knows whether another stands by.
+        self.listeners = f"{prefix}mdp:members:listener"
         #: Channel: `released {name}`, `joined {id}`.
         self.control = f"{prefix}mdp:control"
         #: Channel: `+pattern`, `-pattern`.

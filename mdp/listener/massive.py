@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -51,6 +51,8 @@ class MassiveListener:
         rng: Jitter of the back-off.
         sleep: Waits between attempts and between looks of the watchdog.
         client_yields: Whether the official client gives the loop back at each frame (Python 3.11).
+        takeover_seconds: Waits after the first answers that another connection uses the key, before the cool
+            down: who takes over from another process comes while its connection is still being closed.
     """
 
     name = "listener"
@@ -66,7 +68,10 @@ class MassiveListener:
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         client_yields: bool = CLIENT_YIELDS,
+        takeover_seconds: Sequence[float] = (),
     ) -> None:
+        self._takeover_seconds = tuple(takeover_seconds)
+        self._refusals = 0  # answers that another connection uses the key, since the last live one or begin
         self._config = msgspec.structs.replace(config, subscriptions=list(config.subscriptions))
         self._market = market_status
         self._clock = clock
@@ -158,10 +163,10 @@ class MassiveListener:
         async with self._control:
             self._begin()
 
-    async def stop_feed(self) -> None:
+    async def stop_feed(self, why: str = "stopped by an operator") -> None:
         """Disconnect until `start_feed`. What is missed meanwhile counts as a gap."""
         async with self._control:
-            await self._halt("stopped by an operator")
+            await self._halt(why)
 
     async def restart_feed(self) -> None:
         """Disconnect and connect again at once, also out of `failed` or a long wait."""
@@ -235,6 +240,7 @@ class MassiveListener:
             self._enter(FeedState.FAILED, "no API key: set massive.api_key or MASSIVE_API_KEY")
             return
         self._backoff.reset()
+        self._refusals = 0
         self._last_failure = ""
         self._supervisor = asyncio.create_task(self._run(), name="listener")
 
@@ -302,7 +308,8 @@ class MassiveListener:
         """Wait as long as the outcome, the failures so far and the market ask for."""
         delay = self._backoff.next_delay()
         if outcome.then is Next.COOL_DOWN:
-            seconds = self._config.cooldown_seconds
+            early, self._refusals = self._takeover_seconds[self._refusals :], self._refusals + 1
+            seconds = early[0] if early else self._config.cooldown_seconds
             self._enter(FeedState.COOLING_DOWN, f"{outcome.detail}; next attempt in {seconds:g} s")
             await self._sleep(seconds)
             return
@@ -372,6 +379,7 @@ class MassiveListener:
 
     def _on_live(self) -> None:
         self.counters.connects += 1
+        self._refusals = 0
         self._last_failure = ""
         self._book.asked(self._clock(), fresh=True)
         self._enter(FeedState.LIVE, f"receiving {self._config.market} from {self._config.feed}")

@@ -31,6 +31,7 @@ from redis.exceptions import ResponseError
 
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.cache.tasks import end
 from mdp.config import MdqConfig
 from mdp.events import AGGREGATES, HALT_NOTICES, HALTS, QUOTES, TRADES, UNKNOWN, milliseconds
 from mdp.queues.base import Batch
@@ -94,6 +95,7 @@ class StreamWriter:
         clock: Monotonic nanoseconds, the clock of arrivals.
         wall_ms: Epoch milliseconds.
         trace: Trace context of an entry, or None.
+        packed: Called with (arrival_ns, market clock in ms) once a step, for the pace of reading.
 
     Attributes:
         queues: By name, where to put batches. Their events belong to the writer from then on.
@@ -113,6 +115,7 @@ class StreamWriter:
         clock: Callable[[], int] = time.monotonic_ns,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         trace: Callable[[], str | None] = lambda: None,
+        packed: Callable[[int, float], None] = lambda _arrival_ns, _market_ms: None,
     ) -> None:
         self.counters = WriterCounters()
         self.market_clock = market_clock or MarketClock()
@@ -124,6 +127,7 @@ class StreamWriter:
         self._clock = clock
         self._wall_ms = wall_ms
         self._trace = trace
+        self._packed = packed
         self._wake = asyncio.Event()
         self._early = config.partitions * max(1, config.flush_bytes // _EVENT_BYTES)
         ttl_ns = int(config.ttl_seconds * 1e9)
@@ -169,8 +173,7 @@ class StreamWriter:
         self._wake.set()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=_DRAIN_SECONDS)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     def health(self) -> Health:
         """Good while it may write and does, or stands by."""
@@ -265,10 +268,10 @@ class StreamWriter:
         await self._look_at_clock()
         streams = list(self._streams.values())
         ends = await self._ends(streams)
-        for stream, end in zip(streams, ends, strict=True):
-            self._last_id = max(self._last_id, end.id)
-            stream.go_on(end)
-        self._give_up({stream.key: end for stream, end in zip(streams, ends, strict=True)})
+        for stream, last in zip(streams, ends, strict=True):
+            self._last_id = max(self._last_id, last.id)
+            stream.go_on(last)
+        self._give_up({stream.key: last for stream, last in zip(streams, ends, strict=True)})
         self._epoch = epoch
 
     def _give_up(self, ends: dict[str, End]) -> None:
@@ -292,12 +295,13 @@ class StreamWriter:
         left = _STEP_EVENTS
         rounds: list[list[Outgoing]] = []
         most = max(1, self._config.flush_bytes // _EVENT_BYTES)
-        market_ms = 0
+        newest_ns = 0
         for name, queue in self.queues.items():
             events: list[Any] = []
             oldest_ns = 0
             while left > 0 and (batch := queue.take()) is not None:
                 oldest_ns = oldest_ns or batch.arrival_ns
+                newest_ns = max(newest_ns, batch.arrival_ns)
                 left -= len(batch)
                 self._tell_time(name, batch)
                 events += batch.events
@@ -317,6 +321,8 @@ class StreamWriter:
                     while len(rounds) <= number:
                         rounds.append([])
                     rounds[number].append(self._entry(stream, epoch, part, data, arrival_ms, market_ms))
+        if newest_ns:
+            self._packed(newest_ns, self.market_clock.now_ms)
         for entries in rounds:
             self._number(entries)
         return rounds
@@ -430,11 +436,12 @@ class StreamWriter:
     async def _look_into(self, entries: list[Outgoing]) -> list[Outgoing]:
         """Entries whose id a stream refused: settle them; returns those to be sent again, with another id."""
         again = []
-        for entry, end in zip(entries, await self._ends([entry.stream for entry in entries]), strict=True):
-            if _holds(end, entry):
+        ends = await self._ends([entry.stream for entry in entries])
+        for entry, last in zip(entries, ends, strict=True):
+            if _holds(last, entry):
                 self.counters.found_entries += 1
                 self._written(entry)
-            elif end.header is not None and end.header.epoch > entry.epoch:
+            elif last.header is not None and last.header.epoch > entry.epoch:
                 self.counters.lost += entry.count
             else:  # Redis's clock went back, or the stream remembers a larger id of an entry that is gone
                 info = await self._client.xinfo_stream(entry.stream.key)

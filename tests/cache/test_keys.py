@@ -71,7 +71,8 @@ def test_no_two_names_are_the_same() -> None:
     )
     made = [
         keys.partitions, keys.members, keys.control, keys.interest_channel, keys.listener,
-        keys.interest("w1"), keys.reference("2026-11-20"), keys.reference_lease("2026-11-20"),
+        keys.listeners, keys.interest("w1"),
+        keys.reference("2026-11-20"), keys.reference_lease("2026-11-20"),
         *[make(feed) for feed, make in itertools.product(FEEDS, makers)],
         *[keys.stream(queue, partition) for queue in QUEUES for partition in range(16)],
         *[keys.lease(name) for name in (LISTENER, PUBLISHER, SCANNER)],

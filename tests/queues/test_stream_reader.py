@@ -110,7 +110,7 @@ def add(
         client.xadd(
             KEYS.stream("trades", 0),
             {"v": str(version), "h": pack_header(header), "d": pack(rows)},
-            id=entry_id,  # type: ignore[arg-type]
+            id=entry_id,
         )
 
 
@@ -245,7 +245,7 @@ async def test_what_is_too_old_expires_and_no_halt(make: Make, redis_server: Red
         client.xadd(
             KEYS.stream("halts", 0),
             {"v": "1", "h": pack_header(Header(1, 1, 1, 1, 0, 0)), "d": pack(halt)},
-            id=old,  # type: ignore[arg-type]
+            id=old,
         )
     add(redis_server, "*", Header(1, 2, 5, 2, 0, 0), some(2))
     found = await gather(reader)

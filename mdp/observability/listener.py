@@ -1,0 +1,103 @@
+"""Shows what the listener's role counts as metrics, where it can by the names of the one process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mdp.listener.states import FeedState
+from mdp.observability.metrics import Metrics
+
+if TYPE_CHECKING:
+    from mdp.roles.listener import ListenerRole
+
+
+def show_listener(role: ListenerRole, metrics: Metrics) -> None:
+    """Register everything."""
+    listener, ring, decode, writer = role.listener, role.ring, role.decode, role.writer
+    metrics.gauges(
+        "mdp_listener_active",
+        "1 in the process that holds the lease of the listeners.",
+        (),
+        lambda: {(): float(role.lease.valid())},
+    )
+    metrics.gauges(
+        "mdp_feed_state",
+        "State of the provider's connection: 1 for the state it is in.",
+        ("state",),
+        lambda: {(state.value,): float(state is listener.state) for state in FeedState},
+    )
+    metrics.counters(
+        "mdp_feed_connections_total",
+        "Connections to the provider: tried, and of those the ones that became live.",
+        ("fate",),
+        lambda: {
+            ("tried",): float(listener.counters.attempts),
+            ("live",): float(listener.counters.connects),
+        },
+    )
+    metrics.counters(
+        "mdp_feed_disconnects_total",
+        "Connections to the provider that ended, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in listener.counters.disconnects.items()},
+    )
+    metrics.counters(
+        "mdp_feed_gaps_total", "Entries of the gap ledger.", (), lambda: {(): float(listener.gaps.total)}
+    )
+    metrics.counters(
+        "mdp_ring_frames_total",
+        "Frames by what became of them; received = taken + shed + waiting.",
+        ("fate",),
+        lambda: {
+            ("received",): float(ring.counters.frames),
+            ("taken",): float(ring.counters.taken_frames),
+            ("shed",): float(ring.counters.shed_frames),
+        },
+    )
+    metrics.counters(
+        "mdp_ring_shed_events_total",
+        "Events in frames that were shed undecoded.",
+        (),
+        lambda: {(): float(ring.counters.shed_events)},
+    )
+    metrics.gauges("mdp_ring_bytes", "Frames that wait to be decoded.", (), lambda: {(): float(ring.bytes)})
+    metrics.counters(
+        "mdp_decoded_events_total",
+        "Events decoded, by the queue that carries them.",
+        ("queue",),
+        lambda: {(name,): float(n) for name, n in decode.counters.decoded.items() if name != "unknown"},
+    )
+    metrics.counters(
+        "mdp_rejected_events_total",
+        "Events on the wire that were malformed or of an unknown type, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in decode.counters.rejected.items()},
+    )
+    metrics.counters(
+        "mdp_mdq_events_total",
+        "Events for the streams by fate; received = sent + expired + dropped + lost + unwritable + waiting.",
+        ("fate",),
+        lambda: {(fate,): float(n) for fate, n in writer.accounting().items() if fate != "waiting"},
+    )
+    metrics.gauges(
+        "mdp_mdq_waiting_events",
+        "Events that wait for Redis.",
+        (),
+        lambda: {(): float(writer.accounting()["waiting"])},
+    )
+    metrics.counters(
+        "mdp_mdq_entries_total",
+        "Entries of the streams: written, refused by Redis and sent again, found when they were sent again.",
+        ("fate",),
+        lambda: {
+            ("written",): float(writer.counters.entries),
+            ("refused",): float(writer.counters.refused_entries),
+            ("found",): float(writer.counters.found_entries),
+        },
+    )
+    metrics.counters(
+        "mdp_mdq_written_bytes_total",
+        "Bytes of the entries written.",
+        (),
+        lambda: {(): float(writer.counters.bytes)},
+    )
