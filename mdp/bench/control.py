@@ -9,6 +9,7 @@ import msgspec
 from mdp.bench.clients import ClientFigures
 from mdp.bench.figures import Quantiles
 from mdp.bench.frames import FrameOptions
+from mdp.bench.rest import Manner
 
 
 class FeederOptions(msgspec.Struct, kw_only=True):
@@ -16,6 +17,7 @@ class FeederOptions(msgspec.Struct, kw_only=True):
 
     frames: FrameOptions = FrameOptions()
     pool_events: int = 200_000
+    rest: Manner = "well"  # how REST requests are answered
     slow_consumer_bytes: int = 64 * 1024 * 1024  # waiting here before the reader is cut with 1008
     slow_consumer_seconds: float = 10.0
     base_ms: int = 1_773_153_000_000  # market time of the first frame: 2026-03-10 10:30 in New York

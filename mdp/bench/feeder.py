@@ -65,7 +65,9 @@ class Feeder:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.setblocking(False)
         self._spawn(self._accept(self._listening))
-        application = rest.application(self._source.market.listings, lambda: self._pump.market_ms)
+        application = rest.application(
+            self._source.market.listings, lambda: self._pump.market_ms, self._options.rest
+        )
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)

@@ -101,12 +101,14 @@ class _Run:
     async def measure(self) -> Result:
         options, result = self._options, self._result
         sample = self._sample()
-        self._feeder = await FeederProcess.start(control.FeederOptions(frames=self._frames))
+        self._feeder = await FeederProcess.start(
+            control.FeederOptions(frames=self._frames, rest=options.rest)
+        )
         try:
             ready = self._feeder.ready
             self._window = self._window_events(ready.mean_frame_bytes)
             self._probe.start()
-            self._app = await self._started(configuration(ready, self._folder))
+            self._app = await self._started(configuration(ready, self._folder), warm=options.rest == "well")
             crediting = asyncio.create_task(self._credit())
             try:
                 await self._phases(sample)
@@ -123,14 +125,15 @@ class _Run:
         return result
 
     @staticmethod
-    async def _started(config: Config) -> App:
+    async def _started(config: Config, *, warm: bool) -> App:
+        """The application; with its reference values, where it will get any."""
         try:
             app = App(config, ["all"])
             await app.start()
         except StartError as exc:
             raise BenchError(f"the application did not start: {exc}") from None
         deadline = time.monotonic() + _READY_SECONDS
-        while not app.reference.ready:
+        while warm and not app.reference.ready:
             if time.monotonic() > deadline:
                 raise BenchError("the application did not get its reference values")
             await asyncio.sleep(0.05)

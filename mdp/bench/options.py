@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from mdp.bench.frames import Mix
+from mdp.bench.rest import Manner
 
 
 class IngestOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -25,6 +26,7 @@ class IngestOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     full_windows: int = 0  # symbols that get 1,100 trades before the measurement
     clients: int = 10
     quotes: int = 20  # quote feeds of each client
+    rest: Manner = "well"  # how the provider's REST endpoints answer
     json: str = ""  # file to write the result to, as JSON
     compare_symbols: list[int] = msgspec.field(default_factory=list)  # e.g. [1000, 20000]
     suite: bool = False  # the whole table of targets

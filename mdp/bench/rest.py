@@ -1,29 +1,42 @@
-"""The few REST answers that a starting platform asks the feeder for."""
+"""The few REST answers that a starting platform asks the feeder for; or trouble, to see what it costs."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from mdp.bench.frames import Listing
+
+#: What the server does: its best, or the same trouble to every request.
+Manner = Literal["well", "429", "500", "garbage", "silent", "slow"]
+MANNERS: tuple[str, ...] = get_args(Manner)
+
+_SLOW_SECONDS = 5.0
+_SILENT_SECONDS = 3_600.0  # longer than anybody waits
 
 _NEW_YORK = ZoneInfo("America/New_York")
 _AVERAGE_FACTOR = 0.8  # of the previous day's volume
 
 
-def application(listings: Sequence[Listing], market_ms: Callable[[], float]) -> web.Application:
+def application(
+    listings: Sequence[Listing], market_ms: Callable[[], float], manner: Manner = "well"
+) -> web.Application:
     """The endpoints; anything else is answered 404.
 
     Args:
         listings: Reference values by symbol.
         market_ms: Market time, epoch ms: the market is always open and its clock is the frames'.
+        manner: How it answers.
     """
     answers = Answers(listings, market_ms)
-    app = web.Application()
+    app = web.Application(middlewares=[_trouble(manner)])
     app.router.add_get("/v1/marketstatus/now", answers.status)
     app.router.add_get("/v1/marketstatus/upcoming", answers.upcoming)
     app.router.add_get("/v2/snapshot/locale/us/markets/stocks/tickers", answers.snapshot)
@@ -109,6 +122,22 @@ class Answers:
     async def missing(self, _: web.Request) -> web.Response:
         """Whatever else there is at the provider's."""
         return _json({"status": "NOT_FOUND", "message": "the bench's feeder has no such endpoint"}, 404)
+
+
+def _trouble(manner: Manner) -> Middleware:
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if manner in ("429", "500"):
+            return _json({"status": "ERROR", "error": "the bench makes trouble"}, int(manner))
+        if manner == "garbage":
+            return web.Response(
+                body=b'{"status":"OK","results":[\x00\xff' * 1_000, content_type="application/json"
+            )
+        if manner != "well":
+            await asyncio.sleep(_SLOW_SECONDS if manner == "slow" else _SILENT_SECONDS)
+        return await handler(request)
+
+    return answer
 
 
 def _bar(listing: Listing, share: float) -> dict[str, float]:

@@ -85,6 +85,13 @@ def fanout(*, clients: int, seconds: float, rounds: int, many: int, idle: int, j
 @click.option("--clients", default=10, show_default=True, help="WebSocket clients.")
 @click.option("--quotes", default=20, show_default=True, help="Quotes that each of them subscribes to.")
 @click.option(
+    "--rest",
+    type=click.Choice(["well", "429", "500", "garbage", "silent", "slow"]),
+    default="well",
+    show_default=True,
+    help="How the provider's REST endpoints answer, from the start to the end.",
+)
+@click.option(
     "--compare-symbols",
     multiple=True,
     type=int,
@@ -108,6 +115,7 @@ def ingest(
     full_windows: int,
     clients: int,
     quotes: int,
+    rest: Literal["well", "429", "500", "garbage", "silent", "slow"],
     compare_symbols: tuple[int, ...],
     suite: bool,
     json_path: str,
@@ -120,6 +128,7 @@ def ingest(
     Examples:
       mdp bench ingest
       mdp bench ingest --mode open --rate 100000 --seconds 60
+      mdp bench ingest --mode open --rest 429
       mdp bench ingest --compare-symbols 1000 --compare-symbols 20000
       mdp bench ingest --suite --json results.json
     """
@@ -146,6 +155,7 @@ def ingest(
         full_windows=full_windows,
         clients=clients,
         quotes=quotes,
+        rest=rest,
         compare_symbols=list(compare_symbols),
         suite=suite,
         json=json_path,

@@ -66,3 +66,13 @@ def test_open_loop_counts_latency_of_quotes(tmp_path: Path) -> None:
     assert result.sent.aggregates == 200 + 1_500 + 5_000
     assert result.clients.latency.count == result.clients.quotes > 0
     assert isinstance(result, Result)
+
+
+def test_trouble_at_the_providers_rest_loses_no_event(tmp_path: Path) -> None:
+    """A run without any reference values accounts for everything, and clients see their quotes."""
+    options = msgspec.structs.replace(SMALL, mode="open", rate="5000", rest="500")
+    result = suite.run(options)
+
+    assert result.exact
+    assert result.accounting.lost == 0
+    assert result.clients.quotes > 0
