@@ -108,8 +108,10 @@ class HttpApi:
                 return self._refuse(problem)
             except web.HTTPException as error:
                 return self._refuse(_problem_of(error), error.status)
-            except ConnectionError:  # who asked has left: a flood of those must not flood the log
-                raise
+            except ConnectionError:
+                # Who asked has left, and nobody reads this answer. Raised on, it would be a traceback in
+                # aiohttp's log: a flood of those who leave must not be a flood of log lines.
+                return web.Response(status=HTTPStatus.BAD_REQUEST)
             except Exception as error:
                 # Its text may name hosts and keys of back ends: neither the client nor a log needs it.
                 log.error("wds_http_failed", path=request.path[:200], error=type(error).__name__)
