@@ -22,7 +22,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import structlog
@@ -33,12 +32,9 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.tasks import end
 from mdp.config import MdqConfig
-from mdp.events import AGGREGATES, HALT_NOTICES, HALTS, QUOTES, TRADES, UNKNOWN, milliseconds
-from mdp.queues.base import Batch
-from mdp.queues.entry import VERSION, EntryError, Header, Partitions, pack, pack_header, scatter
-from mdp.queues.memory import MemoryQueue
+from mdp.queues.entry import VERSION
+from mdp.queues.packer import Packer
 from mdp.queues.streams import (
-    EXPIRING,
     START,
     End,
     EntryId,
@@ -55,15 +51,10 @@ from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
 
-#: In the order in which they are sent: what is rare and matters most comes first.
-_ORDER = (HALTS, HALT_NOTICES, UNKNOWN, AGGREGATES, TRADES, QUOTES)
-_STEP_EVENTS = 8_000  # packed in one step: 2 ms of the loop
-_EVENT_BYTES = 64  # about, packed; what "64 KB" means in events
 _HEARTBEAT_SECONDS = 1.0
 _TRIM_SECONDS = 30.0  # between two trims of streams that nothing is written to
 _DRAIN_SECONDS = 1.0
 _VERSION = str(VERSION).encode()
-_NO_EVENTS = pack([])
 _TAKEN_ID = "equal or smaller"  # of Redis's words for an id that is not larger than the stream's last
 
 
@@ -72,7 +63,6 @@ class WriterCounters(msgspec.Struct):
 
     sent: int = 0  # events that a stream has
     lost: int = 0  # events packed under a lease that was lost, which may not be written any more
-    unwritable: int = 0  # events that cannot be packed
     entries: int = 0  # written, those without events too
     bytes: int = 0  # of them
     pipelines: int = 0  # sent, those that failed too
@@ -125,29 +115,18 @@ class StreamWriter:
         self._link = link
         self._epoch_now = epoch
         self._clock = clock
-        self._wall_ms = wall_ms
-        self._trace = trace
-        self._packed = packed
         self._wake = asyncio.Event()
-        self._early = config.partitions * max(1, config.flush_bytes // _EVENT_BYTES)
-        ttl_ns = int(config.ttl_seconds * 1e9)
-        self.queues: dict[str, MemoryQueue] = {
-            name: _Inbox(
-                name,
-                self._early,
-                self._wake,
-                max_events=config.max_events,
-                ttl_ns=ttl_ns if name in EXPIRING else 0,
-                clock=clock,
-            )
-            for name in _ORDER
-        }
-        self._partitions = Partitions(config.partitions)
-        self._streams = {
-            (queue, partition): Stream(key, queue, partition)
-            for partition in range(config.partitions)
-            for key, queue in keys.streams(partition).items()
-        }
+        self._packer = Packer(
+            keys,
+            config,
+            self._wake,
+            self.market_clock,
+            clock=clock,
+            wall_ms=wall_ms,
+            trace=trace,
+            packed=packed,
+        )
+        self.queues = self._packer.queues
         self._under_way: list[Outgoing] = []  # of one pipeline: at most one for each stream
         self._rounds: list[list[Outgoing]] = []  # packed, to follow
         self._epoch = 0  # that `_begin` was done for
@@ -206,7 +185,7 @@ class StreamWriter:
             "expired": sum(counters.expired for counters in queues),
             "dropped": sum(counters.dropped for counters in queues),
             "lost": self.counters.lost,
-            "unwritable": self.counters.unwritable,
+            "unwritable": self._packer.unwritable,
             "waiting": self.waiting + self.under_way,
         }
 
@@ -215,7 +194,7 @@ class StreamWriter:
     async def _run(self) -> None:
         flush_seconds = self._config.flush_ms / 1_000
         while True:
-            if self.waiting < self._early and not self._stopping:
+            if not (self._under_way or self._rounds or self._stopping or self.waiting >= self._packer.early):
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(flush_seconds):
@@ -266,7 +245,7 @@ class StreamWriter:
         """Go on where each stream ends, whoever wrote it."""
         await settle_partitions(self._client, self._keys, self._config.partitions)
         await self._look_at_clock()
-        streams = list(self._streams.values())
+        streams = list(self._packer.streams.values())
         ends = await self._ends(streams)
         for stream, last in zip(streams, ends, strict=True):
             self._last_id = max(self._last_id, last.id)
@@ -291,61 +270,22 @@ class StreamWriter:
         return [end_of(answer) for answer in await pipe.execute()]
 
     def _pack(self, epoch: int) -> list[list[Outgoing]]:
-        """Take what waits, for one step, and pack it: pipelines with one entry at most for each stream."""
-        left = _STEP_EVENTS
-        rounds: list[list[Outgoing]] = []
-        most = max(1, self._config.flush_bytes // _EVENT_BYTES)
-        newest_ns = 0
-        for name, queue in self.queues.items():
-            events: list[Any] = []
-            oldest_ns = 0
-            while left > 0 and (batch := queue.take()) is not None:
-                oldest_ns = oldest_ns or batch.arrival_ns
-                newest_ns = max(newest_ns, batch.arrival_ns)
-                left -= len(batch)
-                self._tell_time(name, batch)
-                events += batch.events
-            if not events:
-                continue
-            arrival_ms = self._wall_ms() - (self._clock() - oldest_ns) // 1_000_000
-            market_ms = int(self.market_clock.now_ms)
-            for partition, rows in scatter(name, events, self._partitions).items():
-                stream = self._streams[name, partition]
-                for at in range(0, len(rows), most):
-                    part = rows[at : at + most]
-                    try:
-                        data = pack(part)
-                    except EntryError:
-                        part, data = self._writable(part)
-                    number = at // most
-                    while len(rounds) <= number:
-                        rounds.append([])
-                    rounds[number].append(self._entry(stream, epoch, part, data, arrival_ms, market_ms))
-        if newest_ns:
-            self._packed(newest_ns, self.market_clock.now_ms)
+        """What waits, for one step, packed and numbered."""
+        rounds = self._packer.pack(epoch)
         for entries in rounds:
             self._number(entries)
         return rounds
 
-    def _writable(self, rows: list[Any]) -> tuple[list[Any], bytes]:
-        """Those of the rows that can be packed: a bad event loses only itself."""
-        good = []
-        for row in rows:
-            try:
-                pack([row])
-            except EntryError:
-                self.counters.unwritable += 1
-            else:
-                good.append(row)
-        return good, pack(good)
-
-    def _entry(
-        self, stream: Stream, epoch: int, rows: list[Any], data: bytes, arrival_ms: int, market_ms: int
-    ) -> Outgoing:
-        stream.place += 1
-        stream.total += len(rows)
-        header = Header(epoch, stream.place, stream.total, len(rows), arrival_ms, market_ms, self._trace())
-        return Outgoing(stream, epoch, stream.place, len(rows), pack_header(header), data)
+    def _beat(self, epoch: int) -> None:
+        """Once a second: the market clock to the partitions that got nothing."""
+        self._beat_at = self._seconds() + _HEARTBEAT_SECONDS
+        if self._rounds:
+            return  # everybody hears of it soon
+        entries = self._packer.heartbeat(epoch, self._redis_ms() - int(_HEARTBEAT_SECONDS * 1_000))
+        if entries:
+            self._number(entries)
+            self._rounds.append(entries)
+            self.counters.heartbeats += 1
 
     def _number(self, entries: list[Outgoing]) -> None:
         """Give the entries of a pipeline their id: Redis's time, larger than every one before."""
@@ -360,22 +300,6 @@ class StreamWriter:
             entry.least_ms = stream.least_ms(ms, keep_ms, max_events)
             stream.last_ms = ms
 
-    def _beat(self, epoch: int) -> None:
-        """Once a second: the market clock to the partitions that got nothing."""
-        self._beat_at = self._seconds() + _HEARTBEAT_SECONDS
-        since = self._redis_ms() - int(_HEARTBEAT_SECONDS * 1_000)
-        market_ms = int(self.market_clock.now_ms)
-        quiet = [
-            stream
-            for partition in range(self._config.partitions)
-            if (stream := self._streams[AGGREGATES, partition]).last_ms <= since
-        ]
-        if quiet and not self._rounds:
-            entries = [self._entry(stream, epoch, [], _NO_EVENTS, 0, market_ms) for stream in quiet]
-            self._number(entries)
-            self._rounds.append(entries)
-            self.counters.heartbeats += 1
-
     async def _look_at_clock(self) -> None:
         """Ask Redis for its time, keep the number of partitions there, trim what nobody writes to."""
         now = self._seconds()
@@ -384,7 +308,7 @@ class StreamWriter:
             pipe = self._client.pipeline(transaction=False)
             pipe.set(self._keys.partitions, self._config.partitions, nx=True)
             least = self._redis_ms() - int(self._config.keep_seconds * 1_000)
-            for stream in self._streams.values():
+            for stream in self._packer.streams.values():
                 if 0 < stream.last_ms < least:
                     pipe.execute_command("XTRIM", stream.key, "MINID", least)
                     stream.last_ms = 0
@@ -456,32 +380,6 @@ class StreamWriter:
         counters.sent += entry.count
         counters.entries += 1
         counters.bytes += len(entry.events) + len(entry.header)
-
-    def _tell_time(self, queue: str, batch: Batch) -> None:
-        """Move the market clock as the processors' engine does (`mdp.processor.engine`)."""
-        if queue == AGGREGATES:
-            events = batch.events
-            newest = milliseconds(max([event.start_timestamp for event in events]))
-            self.market_clock.observe(newest, ((e.symbol, milliseconds(e.start_timestamp)) for e in events))
-        elif queue != UNKNOWN:
-            events = batch.events
-            newest = milliseconds(max([event.timestamp for event in events]))
-            self.market_clock.observe(newest, ((e.symbol, milliseconds(e.timestamp)) for e in events))
-
-
-class _Inbox(MemoryQueue):
-    """A queue that wakes the writer early when much waits."""
-
-    def __init__(self, name: str, early: int, wake_writer: asyncio.Event, **options: Any) -> None:
-        super().__init__(name, **options)
-        self._early = early
-        self._wake_writer = wake_writer
-
-    def put(self, batch: Batch) -> int:
-        dropped = super().put(batch)
-        if self._waiting >= self._early:
-            self._wake_writer.set()
-        return dropped
 
 
 def _holds(end: End, entry: Outgoing) -> bool:

@@ -293,7 +293,7 @@ async def test_an_event_that_cannot_be_packed_loses_itself_alone(
     made.queues["trades"].put(Batch(events, time.monotonic_ns()))
     await until(lambda: made.accounting()["waiting"] == 0)
     assert sizes(redis_server) == [1, 3]
-    assert made.counters.unwritable == 1
+    assert made.accounting()["unwritable"] == 1
     assert balanced(made)
 
 
