@@ -8,6 +8,7 @@ ever goes back, whoever still publishes under an old lease.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 _MAX_FEEDS = 300_000  # whose last message is kept; the oldest are forgotten
 _MAX_NAMES = 100_000  # channels whose feed is remembered
+_START_SECONDS = 2.0
+_LOOK_SECONDS = 0.01
 _MGET = 500  # keys of one command
 
 
@@ -152,11 +155,15 @@ class Relay:
         self.events = EventStreams(client, keys, link, self._deliver, types=self._types, wall_ms=wall_ms)
 
     async def start(self) -> None:
-        """Connect, and stay connected; returns at once."""
+        """Connect, and stay connected. Returns when clients can be served; without Redis after 2 s."""
         self.channels.start()
         self.events.start()
         self.interests.start()
         self.index.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                while not self.health().ok:  # noqa: ASYNC110 - a state of several tasks, without an event
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
@@ -173,6 +180,8 @@ class Relay:
             return Health(False, "not subscribed: Redis is not connected")
         if not self.events.loaded:
             return Health(False, "event feeds are still being read")
+        if not self.index.loaded:
+            return Health(False, "keys are still being looked through")
         return Health(True, f"relays {len(self.demand)} patterns")
 
     # What bus and cache ask.

@@ -51,6 +51,11 @@ class SymbolIndex:
         self._task = self._looking = None
         await end(*tasks)
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the keys were looked through once."""
+        return self._looked_at > float("-inf")
+
     def symbols(self, family: Family) -> dict[str, None]:
         """Those known to have a value."""
         return self._names.get(family.name, {})
