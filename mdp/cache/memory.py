@@ -185,7 +185,10 @@ class MemoryCache:
         self._symbols[family.name] = symbols
 
     def symbols(self, family: Family) -> list[str]:
-        return list(self._symbols.get(family.name, tuple)())
+        if family.name in self._symbols:
+            return list(self._symbols[family.name]())
+        found = [resolve(key) for key in self._values]
+        return [known[1] for known in found if known is not None and known[0] is family]
 
     def peek(self, family: Family, symbol: str) -> Any:
         provider = self._providers.get(family.name)

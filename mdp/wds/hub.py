@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
@@ -24,14 +24,14 @@ from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import text_frame
 from mdp.wds.groups import Demand, Group, Groups, targets_of
 from mdp.wds.newcomers import Newcomer, Newcomers
-from mdp.wds.views import Options
+from mdp.wds.pace import Pace
+from mdp.wds.views import Options, View
 
 log = structlog.get_logger(__name__)
 
 MAX_DUE = 200_000  # messages waiting for a tick; more only if the hub itself cannot keep up
-STEP_SECONDS = 0.005  # the longest stretch of work before the loop is given back
 _THREAD_BYTES = 64 * 1024
-_CHECK_EVERY = 64  # messages or clients between two looks at the clock
+_WALK_STEP = 100  # snapshots of a wildcard written at once: about 1 ms with compression
 # Reading and computing come first. Where a tick's work takes more than so much of the time, ticks are further
 # apart: states are conflated then, and an event waits a little longer.
 _SHARE = 0.1
@@ -66,8 +66,10 @@ class Hub:
         self._clock = clock
         self._demand = Demand(bus, counters, self._note)
         self._groups = Groups()
-        self._newcomers = Newcomers(bus, cache)
+        self._newcomers = Newcomers(bus, cache, clock)
         self._moved: dict[Client, None] = {}  # whose group does not fit their subscriptions any more
+        self._joined: list[Client] = []  # at the end of the last tick
+        self._views: dict[Due, View] = {}  # of the tick in progress: whose it is
         self._slow: dict[Client, None] = {}  # who has skipped values to catch up with
         self._due: dict[str | Message, Message] = {}  # feed, or an event itself -> message, as they came
         self._wake = asyncio.Event()
@@ -165,7 +167,18 @@ class Hub:
         self._demand.release(pattern)
         self._moved[client] = None
         self._forget_dirt(client)
+        if not view.wild:
+            self._fall_back(client, pattern)
         return True
+
+    def _fall_back(self, client: Client, feed: str) -> None:
+        """A feed is from now on what a wildcard of the client's shows of it: all of that first."""
+        family, _ = targets_of(feed)[0]
+        for name, wild in client.views.items():
+            if family.kind != EVENT and wild.wild and name not in client.waiting and wild.names(family, feed):
+                client.owe([wild.in_the_end(feed, family, self._bus.place(feed))])
+                self._slow[client] = None
+                self._wake.set()
 
     def _forget_dirt(self, client: Client) -> None:
         for feed in [item.feed for item in client.dirty.values() if not self._wants(client, item)]:
@@ -195,12 +208,13 @@ class Hub:
             self._demand.release(view.pattern)
         self._moved.pop(client, None)
         self._slow.pop(client, None)
+        client.dirty.clear()
         self._groups.move(client)
 
     def _wants(self, client: Client, item: Due) -> bool:
         return any(
             family is item.family and (symbol is None or family.feed(symbol) == item.feed)
-            for pattern in (*client.patterns, *client.views)
+            for pattern in (*client.patterns, *(client.views.keys() - client.waiting.keys()))
             for family, symbol in targets_of(pattern)
         )
 
@@ -223,7 +237,7 @@ class Hub:
 
     async def _run(self) -> None:
         while True:
-            if not (self._due or self._slow or self._newcomers.waiting):
+            if not (self._due or self._slow or self._newcomers.waiting or self._newcomers.walks):
                 await self._idle_tick()
             self._wake.clear()
             ticks, began = self._counters.ticks, self._clock()
@@ -255,10 +269,11 @@ class Hub:
         await self._gather()
         due, self._due = self._due, {}
         newcomers, self._newcomers.waiting = self._newcomers.waiting, []
-        self._counters.ticks += bool(due or self._slow or newcomers)
+        walks = self._newcomers.walks
+        self._counters.ticks += bool(due or self._slow or newcomers or walks)
         # Who joins a view is moved when this tick's messages are through: what they are told includes them.
         moved, self._moved = self._moved, {}
-        pace = _Pace(self._clock)
+        pace = Pace(self._clock)
         for client in moved:
             self._groups.move(client)
             await pace.maybe_yield()
@@ -269,21 +284,31 @@ class Hub:
         touched: dict[Group, None] = {}
         for message in due.values():
             self._route(message, touched)
-            if self._newcomers.views:
-                self._route_to_views(message, touched)
+            for view in self._newcomers.views.of(message) if self._newcomers.views else ():
+                self._show(view, message, touched)
+                await pace.check()
             await pace.maybe_yield()
         for group in touched:
             items, group.due = group.due, []
             payload = await _joined(group.join, [item.frame for item in items])
             for client in list(group.clients):
-                if client.joined:
-                    self._deliver_rest(client, items)
+                if client.joined or client in walks or client in self._moved:
+                    self._deliver_one_by_one(client, group, items, due)
                 elif not client.deliver(payload, items):
                     self._slow[client] = None
                 await pace.maybe_yield()
+        for client in list(self._moved):  # what they left may have been theirs alone, and rendered no more
+            if client.group is not None and client.group not in touched:
+                self._deliver_one_by_one(client, client.group, [], due)
+        self._views.clear()
+        joined, self._joined = self._joined, []
+        for client in joined:
+            client.joined = {}
         for newcomer in newcomers:
-            self._join(newcomer)
-            await pace.maybe_yield()
+            await self._join(newcomer)
+            await pace.check()
+        for client in list(walks):
+            await self._walk(client, pace)
 
     def _route(self, message: Message, touched: dict[Group, None]) -> None:
         groups = self._groups.of(message)
@@ -300,70 +325,102 @@ class Hub:
             group.due.append(item)
         touched.update(groups)
 
-    def _route_to_views(self, message: Message, touched: dict[Group, None]) -> None:
-        for view in self._newcomers.views.of(message):
-            try:
-                item = view.render(message)
-            except Exception as error:
-                self._counters.encode_errors += 1
-                self._warn_encoding(message.feed, error)
-                continue
-            if item is None:
-                continue
-            self._counters.framed += 1
-            for group in view.groups:
-                # Who names a feed and also all of its kind gets it once, as they named it.
-                if not view.wild or message.feed not in group.names:
-                    group.due.append(item)
-                    touched[group] = None
+    def _show(self, view: View, message: Message, touched: dict[Group, None]) -> None:
+        try:
+            item = view.render(message)
+        except Exception as error:
+            self._counters.encode_errors += 1
+            self._warn_encoding(message.feed, error)
+            return
+        if item is None:
+            return
+        self._counters.framed += 1
+        self._views[item] = view
+        for group in view.groups:
+            # Who names a feed and also all of its kind gets it once, as they named it.
+            if not view.wild or message.feed not in group.names:
+                group.due.append(item)
+                touched[group] = None
 
-    def _join(self, newcomer: Newcomer) -> None:
-        """Tell a newcomer what there is, and from the next tick on what changes: in one step."""
-        client = newcomer.client
+    async def _join(self, newcomer: Newcomer) -> None:
+        """Tell a newcomer what there is, and from the next tick on what changes."""
         if not newcomer.waits:
             return
-        del client.waiting[newcomer.view.pattern]
+        client, view = newcomer.client, newcomer.view
+        # In one step, so that nothing falls between the two.
+        del client.waiting[view.pattern]
         self._groups.move(client)
-        self._moved.pop(client, None)
         due = self._newcomers.first(newcomer)
-        if due and not client.deliver(client.join([item.frame for item in due]), due):
-            self._slow[client] = None
-        if client.dirty:
+        self._joined.append(client)
+        # Nobody else writes messages meanwhile. It may leave, and be told nothing then.
+        payload = await _joined(client.join, [item.frame for item in due]) if due else b""
+        if client.views.get(view.pattern) is not view or view.pattern in client.waiting:
+            return
+        if due and not client.deliver(payload, due):
             self._slow[client] = None
 
-    def _deliver_rest(self, client: Client, items: list[Due]) -> None:
-        """The tick after joining: without the events that the newcomer was told already."""
-        joined, client.joined = client.joined, {}
-        rest = [item for item in items if item.state or item.seq > joined.get(item.feed, 0)]
-        if rest and not client.deliver(client.join([item.frame for item in rest]), rest):
+    async def _walk(self, client: Client, pace: Pace) -> None:
+        """Tell a client of wildcards as much of what there is as it takes now."""
+        walks = self._newcomers.walks
+        while (own := walks.get(client)) and not (client.closing or client.gone or client.busy):
+            pattern, walk = next(iter(own.items()))
+            client.owe(walk.take(_WALK_STEP))
+            if not client.dirty:
+                del own[pattern]
+                if not own:
+                    del walks[client]
+            elif not client.drain():
+                self._slow[client] = None
+                return
+            await pace.check()
+
+    def _deliver_one_by_one(
+        self, client: Client, group: Group, items: list[Due], due: dict[str | Message, Message]
+    ) -> None:
+        """A tick for a client who must not get all that its group gets, or not in the same way."""
+        rest = [item for item in items if self._is_news(client, item)]
+        if client in self._moved:
+            rest += self._events_instead(client, group, due)
+        if client in self._newcomers.walks:
+            client.owe(item for item in rest if item.state)  # whole: it may not have come to them yet
+            rest = [item for item in rest if not item.state]
+        if not rest and not client.dirty:
+            return
+        if not client.deliver(client.join([item.frame for item in rest]) if rest else b"", rest):
             self._slow[client] = None
+
+    def _is_news(self, client: Client, item: Due) -> bool:
+        """Whether the client still wants this, and was not told it when it joined."""
+        view = self._views.get(item)
+        if view is None:
+            return client not in self._moved or self._wants(client, item)
+        if client.views.get(view.pattern) is not view or view.pattern in client.waiting:
+            return False
+        return item.state or item.seq > client.joined.get(item.feed, 0)
+
+    def _events_instead(
+        self, client: Client, group: Group, due: dict[str | Message, Message]
+    ) -> Iterable[Due]:
+        """Events of feeds that the client has left in this very moment, as a wildcard that covers them shows
+        them."""
+        here = {name: view for name, view in client.views.items() if name not in client.waiting}
+        wild = [view for view in here.values() if view.wild and view in group.views]
+        left = group.names - here.keys()
+        for message in due.values() if wild and left else ():
+            if message.feed in left and message.family.kind == EVENT:
+                for view in wild:
+                    if message.seq > client.joined.get(message.feed, 0) and view.names(
+                        message.family, message.feed
+                    ):
+                        item = view.render(message)
+                        if item is not None:
+                            yield item
 
     def _warn_encoding(self, feed: str, error: Exception) -> None:
         now = self._clock()
         if now - self._warned_at >= 60.0:
             self._warned_at = now
             log.warning("wds_encode_failed", feed=feed, error=str(error), total=self._counters.encode_errors)
-
-
-class _Pace:
-    """Gives the loop back when a step got long."""
-
-    __slots__ = ("_clock", "_left", "_since")
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._left = _CHECK_EVERY
-        self._since = clock()
-
-    async def maybe_yield(self) -> None:
-        """Yield if the step has lasted; looks at the clock at every 64th call only."""
-        self._left -= 1
-        if self._left:
-            return
-        self._left = _CHECK_EVERY
-        if self._clock() - self._since >= STEP_SECONDS:
-            await asyncio.sleep(0)
-            self._since = self._clock()
 
 
 async def _joined(join: Join, frames: list[bytes]) -> bytes:

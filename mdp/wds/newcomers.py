@@ -3,22 +3,31 @@
 A subscription begins at once at the bus, while the client still waits: what comes meanwhile goes into the
 view. At the end of a tick, in one step, the newcomer is told what the view shows (or what happened), and
 belongs to the view's clients from the next tick on.
+
+A wildcard may stand for thousands of feeds. Its newcomer belongs to the view's clients at once and walks
+through what the view shows, so much at a time as its line takes. Meanwhile it is told whole values only: a
+change would change what it may not have seen yet.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import msgspec
 
 from mdp.cache.base import Bus, Cache, encode_json
-from mdp.feeds import EVENT, Family, match
+from mdp.feeds import EVENT, QUOTE, QUOTES, Family, match
 from mdp.wds.client import Client, Due
 from mdp.wds.groups import targets_of
+from mdp.wds.pace import Pace
 from mdp.wds.views import Options, View, ViewIndex, envelope
 
 SNAPSHOT_ITEMS = 100  # of an event feed's list, told to a newcomer who names no limit
+
+#: State feeds whose wildcard begins with the next value of each symbol. The last raw quote of a symbol is
+#: kept for 5 s and looked for in the frames of those seconds: for a whole market that is minutes of work.
+WITHOUT_SNAPSHOTS = frozenset({QUOTES})
 
 Place = tuple[int, int]  # (epoch, seq)
 
@@ -37,14 +46,40 @@ class Newcomer(msgspec.Struct, eq=False):
         return self.client.waiting.get(self.view.pattern) is self
 
 
+class Walk:
+    """The snapshots of a wildcard that a client has still to be told, as fast as it takes them."""
+
+    def __init__(self, newcomer: Newcomer, feeds: list[str]) -> None:
+        self._client = newcomer.client
+        self._view = newcomer.view
+        self._feeds = iter(feeds)
+
+    def take(self, most: int) -> list[Due]:
+        """The next few; empty at the end.
+
+        Left out are feeds that the client names besides, and those of which it sees nothing.
+        """
+        found: list[Due] = []
+        named = self._client.views.keys() - self._client.waiting.keys()
+        for feed in self._feeds:
+            due = self._view.whole(feed)
+            if due is not None and feed not in named:
+                found.append(due)
+                if len(found) == most:
+                    break
+        return found
+
+
 class Newcomers:
     """See the module. All methods are for the event loop's thread."""
 
-    def __init__(self, bus: Bus, cache: Cache) -> None:
+    def __init__(self, bus: Bus, cache: Cache, clock: Callable[[], float]) -> None:
         self._bus = bus
         self._cache = cache
+        self._clock = clock
         self.views = ViewIndex()
         self.waiting: list[Newcomer] = []  # for the end of a tick
+        self.walks: dict[Client, dict[str, Walk]] = {}  # by pattern, the one subscribed first first
 
     def enter(self, client: Client, pattern: str, options: Options) -> Newcomer:
         """A client has a view of a pattern from now on; one that it has must have been left."""
@@ -58,6 +93,9 @@ class Newcomers:
         """The end of that."""
         del client.views[view.pattern]
         client.waiting.pop(view.pattern, None)
+        walks = self.walks.get(client)
+        if walks is not None and walks.pop(view.pattern, None) is not None and not walks:
+            del self.walks[client]
         view.clients -= 1
         if not view.clients:
             self.views.forget(view)
@@ -70,16 +108,46 @@ class Newcomers:
         """
         view = newcomer.view
         resumed = resume is None
-        if not view.wild:
+        if view.wild:
+            await self._look_at_all(newcomer)
+        else:
             family, symbol = targets_of(view.pattern)[0]
             feed = family.feed(symbol or "")
             if family.kind == EVENT:
                 resumed = await self._catch_up(newcomer, family, feed, resume)
             elif view.shown(feed) is None:
-                entry = await self._cache.get(feed)
-                view.learn(feed, family, entry, self._bus.place(feed), _now_ms())
+                # Before the cache is asked: what is published while it works out the value is news.
+                place = self._bus.place(feed)
+                view.learn(feed, family, await self._cache.get(feed), place, _now_ms())
         self.waiting.append(newcomer)
         return resumed
+
+    async def _look_at_all(self, newcomer: Newcomer) -> None:
+        """Let a wildcard's view learn what there is, in short steps.
+
+        One that has clients already knows: what it does not know has a first message that is still to come.
+        It must not learn of it here, or that message would be no news to anybody, and told to nobody.
+        """
+        view, pace = newcomer.view, Pace(self._clock)
+        if view.groups:
+            return
+        for family, symbol in targets_of(view.pattern):
+            if family.kind == EVENT or (symbol is None and family in WITHOUT_SNAPSHOTS):
+                continue
+            for name in self._symbols(family) if symbol is None else [symbol]:
+                feed = family.feed(name)
+                if view.shown(feed) is None:
+                    place = self._bus.place(feed)
+                    entry = await self._cache.get(feed)
+                    if entry is not None and not view.groups:
+                        view.learn(feed, family, entry, place, _now_ms())
+                await pace.check()
+                if view.groups or not newcomer.waits:
+                    return
+
+    def _symbols(self, family: Family) -> list[str]:
+        """Those that may have a value. An analyzer that does not name them may know any of the market's."""
+        return self._cache.symbols(family) or (self._cache.symbols(QUOTE) if family.hole == "symbol" else [])
 
     async def _catch_up(self, newcomer: Newcomer, family: Family, feed: str, resume: Place | None) -> bool:
         """What a newcomer to an event feed is told: what they missed, or the list as it is."""
@@ -99,38 +167,19 @@ class Newcomers:
         return resume is None
 
     def first(self, newcomer: Newcomer) -> list[Due]:
-        """What a newcomer is told now. Snapshots of a wildcard are owed to the client (`Client.dirty`)."""
+        """What a newcomer is told now, in this step. A wildcard's snapshots follow in a walk."""
         client, view, due = newcomer.client, newcomer.view, newcomer.due
-        for family, symbol in targets_of(view.pattern):
-            if family.kind == EVENT:
-                if symbol is not None:
-                    due += self._missed(newcomer, family.feed(symbol))
-            elif view.wild:
-                client.owe(self._owed(client, view, family, symbol))
-            else:
-                feed = family.feed(symbol or "")
-                known = view.shown(feed)
-                if known is not None:
-                    due.append(Due(feed, family, known.full(), seq=known.seq, full=view.catch_up(feed)))
-        return due
-
-    def _missed(self, newcomer: Newcomer, feed: str) -> list[Due]:
-        """The events between what a newcomer was told first and now."""
-        client, view = newcomer.client, newcomer.view
-        epoch, client.joined[feed] = self._bus.place(feed)
-        missed = (self._bus.since(feed, epoch, newcomer.place) or []) if not view.wild else []
-        return [item for item in map(view.render, missed) if item is not None]
-
-    def _owed(self, client: Client, view: View, family: Family, symbol: str | None) -> Iterator[Due]:
-        """A wildcard's snapshots of one family, but for the feeds that the client names besides."""
-        if symbol is None:
-            symbols = dict.fromkeys((*self._cache.symbols(family), *view.symbols_shown(family)))
-        else:
-            symbols = {symbol: None}
-        for name in symbols:
-            feed = family.feed(name)
-            if feed not in client.views:
-                yield view.owed(family, name, self._cache, self._bus.place(feed))
+        if view.wild:
+            self.walks.setdefault(client, {})[view.pattern] = Walk(newcomer, view.feeds_shown())
+            return []
+        family, symbol = targets_of(view.pattern)[0]
+        feed = family.feed(symbol or "")
+        if family.kind == EVENT:
+            epoch, client.joined[feed] = self._bus.place(feed)
+            missed = self._bus.since(feed, epoch, newcomer.place) or []
+            return due + [item for item in map(view.render, missed) if item is not None]
+        known = view.whole(feed)
+        return due if known is None else [*due, known]
 
 
 def _now_ms() -> int:

@@ -8,14 +8,13 @@ somebody who was too slow, must be told to catch up.
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
-from mdp.cache.base import Cache, Entry, Message, encode_json
+from mdp.cache.base import Entry, Message, encode_json
 from mdp.feeds import STATE, Family, Target
 from mdp.wds.client import Due
 
@@ -138,12 +137,18 @@ class View:
         self.groups: dict[Group, None] = {}
         self.clients = 0
         self._shown: dict[str, Shown] = {}  # feed -> what its subscribers know
-        self._owed: dict[str, Due] = {}  # feed -> its snapshot, shared by all who are owed it
 
     @property
     def key(self) -> tuple[str, Options]:
         """What makes a view the one it is."""
         return self.pattern, self.options
+
+    def names(self, family: Family, feed: str) -> bool:
+        """Whether the pattern names a feed."""
+        return any(
+            target.family is family and (target.symbol is None or family.feed(target.symbol) == feed)
+            for target in self.targets
+        )
 
     def shown(self, feed: str) -> Shown | None:
         """What was shown of a feed last."""
@@ -159,26 +164,28 @@ class View:
         self._shown[feed] = known
         return known
 
-    def owed(self, family: Family, symbol: str, cache: Cache, place: tuple[int, int]) -> Due:
-        """A feed's snapshot for newcomers to a wildcard, made when there is room to write it."""
-        feed = family.feed(symbol)
-        due = self._owed.get(feed)
-        if due is not None:
-            return due
+    def feeds_shown(self) -> list[str]:
+        """Those of which something was shown, or is known to be there."""
+        return list(self._shown)
+
+    def whole(self, feed: str) -> Due | None:
+        """A feed's snapshot; None where nothing is known of it.
+
+        Of a wildcard, a feed without a value (or whose value fails `where`) is nothing to be told.
+        """
+        known = self._shown.get(feed)
+        if known is None or (self.wild and known.value is None):
+            return None
+        return Due(feed, known.family, known.full(), seq=known.seq, full=self.catch_up(feed))
+
+    def in_the_end(self, feed: str, family: Family, place: tuple[int, int]) -> Due:
+        """What is known of a feed when it is written; null where that is nothing."""
 
         def full() -> bytes:
-            if feed not in self._shown:
-                entry = Entry(cache.peek(family, symbol), *place)
-                self.learn(feed, family, entry, place, time.time_ns() // 1_000_000)
-            return self._shown[feed].full()
+            known = self._shown.get(feed)
+            return envelope(feed, *place, 0, "snapshot", b"null") if known is None else known.full()
 
-        due = self._owed[feed] = Due(feed, family, b"", seq=place[1], full=full)
-        return due
-
-    def symbols_shown(self, family: Family) -> list[str]:
-        """Those of which something was shown."""
-        cut = slice(len(family.prefix), -len(family.suffix) or None)
-        return [feed[cut] for feed, shown in self._shown.items() if shown.family is family]
+        return Due(feed, family, b"", seq=place[1], full=full)
 
     def render(self, message: Message) -> Due | None:
         """A message as this view's clients get it; None where it says nothing new to them.
@@ -199,6 +206,9 @@ class View:
         if before is not None and before.epoch == message.epoch and message.seq <= before.latest:
             return None  # the snapshot had it
         now = self._show(feed, family, message.epoch, message.seq, message.ts, message.value)
+        if before is None and self.wild and now.value is None:
+            self._shown[feed] = now
+            return None  # nobody was told of it
         if self.options.full or before is None or before.epoch != now.epoch:
             body = now.full("state")
         else:

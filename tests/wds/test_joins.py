@@ -16,7 +16,7 @@ from mdp import feeds
 from mdp.cache.base import Entry
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.feeds import Family
-from mdp.wds import hub as hub_module
+from mdp.wds import pace
 from mdp.wds.client import Client, Limits, framed_together
 from mdp.wds.counters import WdsCounters
 from mdp.wds.hub import Hub
@@ -354,12 +354,12 @@ STEPS = st.lists(
 @given(STEPS)
 def test_any_sequence_of_joins_is_without_hole_or_repeat(steps: list[tuple[str, Any]]) -> None:
     """After every tick whoever follows the protocol knows what was published; each event once, in order."""
-    every = hub_module._CHECK_EVERY
-    hub_module._CHECK_EVERY = 1  # every message and client is a step of its own
+    every = pace.CHECK_EVERY
+    pace.CHECK_EVERY = 1  # every message and client is a step of its own
     try:
         asyncio.run(_run(steps))
     finally:
-        hub_module._CHECK_EVERY = every
+        pace.CHECK_EVERY = every
 
 
 async def _run(steps: list[tuple[str, Any]]) -> None:

@@ -115,7 +115,11 @@ def test_a_quote_that_fails_the_conditions_is_null_until_it_fulfils_them() -> No
     assert [value["data"] for value in values] == [
         {"symbol": "A", "close": 11}, None, {"symbol": "A", "close": 12},
     ]  # fmt: skip
-    assert seen.render(message({"symbol": "B", "close": 1}, 1, feeds.QUOTE, "B")) is not None
+    assert seen.render(message({"symbol": "B", "close": 1}, 1, feeds.QUOTE, "B")) is None, "never told of"
+    assert seen.whole("quote:B") is None
+    assert (
+        body(seen.render(message({"symbol": "B", "close": 12}, 2, feeds.QUOTE, "B")))["data"]["close"] == 12
+    )
 
 
 def test_events_are_told_one_by_one() -> None:
