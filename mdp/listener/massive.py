@@ -71,7 +71,7 @@ class MassiveListener:
         takeover_seconds: Sequence[float] = (),
     ) -> None:
         self._takeover_seconds = tuple(takeover_seconds)
-        self._refusals = 0  # answers that another connection uses the key, since the last live one or begin
+        self._refusals = 0  # answers that another connection uses the key, since a stable one
         self._config = msgspec.structs.replace(config, subscriptions=list(config.subscriptions))
         self._market = market_status
         self._clock = clock
@@ -302,6 +302,7 @@ class MassiveListener:
         self._open_gap(outcome.reason, outcome.detail)
         if attempt.data_seconds >= config.stable_seconds:
             self._backoff.reset()
+            self._refusals = 0
         return outcome
 
     async def _wait(self, outcome: Outcome) -> None:
@@ -379,7 +380,6 @@ class MassiveListener:
 
     def _on_live(self) -> None:
         self.counters.connects += 1
-        self._refusals = 0
         self._last_failure = ""
         self._book.asked(self._clock(), fresh=True)
         self._enter(FeedState.LIVE, f"receiving {self._config.market} from {self._config.feed}")

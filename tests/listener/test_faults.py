@@ -270,6 +270,31 @@ async def test_cool_down_lasts_as_long_as_configured() -> None:
     assert 61.5 in slept
 
 
+async def test_who_takes_over_tries_again_soon_before_it_cools_down() -> None:
+    """The predecessor's connection may still be closing; begun anew, the short waits come again."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(0.01)
+
+    async def refuse(session: Session) -> None:
+        await session.authenticate(("max_connections", "too many"))
+        await session.socket.close(1008, "")
+
+    provider = FakeProvider(refuse)
+    async with provider:
+        config = quick_config(provider.feed, cooldown_seconds=61.5)
+        async with Watched(config, sleep=sleep, takeover_seconds=(2.0, 4.0, 8.0)) as feed:
+            await feed.until(lambda: provider.connections == 6)
+            assert [seconds for seconds in slept if seconds >= 2][:5] == [2.0, 4.0, 8.0, 61.5, 61.5]
+            await feed.listener.stop_feed("for the test")
+            assert feed.listener.detail == "for the test"
+            slept.clear()
+            await feed.listener.start_feed()
+            await feed.until(lambda: 2.0 in slept)
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -173,10 +173,10 @@ async def test_a_frozen_listeners_word_does_not_replace_its_successors(
 async def test_metrics_and_status_show_the_role(make: Make, redis_server: RedisServer) -> None:
     """Before anything happened, and while data comes."""
     replica = make()
-    assert "mdp_listener_active 0" in replica.metrics.render()
+    assert "mdp_listener_active 0" in replica.metrics.render().decode()
     await replica.start()
     await until(lambda: replica.role.writer.counters.sent > 10)
-    text = replica.metrics.render()
+    text = replica.metrics.render().decode()
     assert "mdp_listener_active 1" in text
     assert 'mdp_mdq_events_total{fate="sent"}' in text
     status = replica.role.status()
