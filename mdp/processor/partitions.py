@@ -27,6 +27,7 @@ _FIRST_SECONDS = 1.0  # between two checkpoints of a partition
 _LAST_SECONDS = 15.0
 _SHARE = 10.0  # checkpoints take a tenth of the time of a process at most
 _RETRY_SECONDS = 0.2
+_WAIT_MS = 100  # of one read where nothing comes: so long a partition that was just taken waits at most
 _LOOK_SECONDS = 1.0  # rows of a partition are marked, and published again, at most so often
 _STEP_SECONDS = 0.005  # of entries, before the loop is given back
 _BEHIND_MS = 1_000  # so far behind after a replay: what came meanwhile is replayed, too, before it expires
@@ -221,7 +222,7 @@ class Partitions:
 
     async def _read(self) -> None:
         began = self._clock()
-        async for delivery in self._reader.read():
+        async for delivery in self._reader.read(_WAIT_MS):
             one = self.working.get(delivery.partition)
             if one is None:
                 continue
@@ -232,7 +233,7 @@ class Partitions:
                 began = self._clock()
         for one in list(self.working.values()):
             await one.room()
-        if self.losses.events and self._clock() - self._looked >= _LOOK_SECONDS:
+        if self._clock() - self._looked >= _LOOK_SECONDS:
             self._looked = self._clock()
             self.losses.mark({number: one.engine.market for number, one in self.working.items()})
         # Also where everything was there at once: an entry may not let others starve.

@@ -21,8 +21,8 @@ from mdp.cache.control import Control
 from mdp.cache.keys import PUBLISHER, Keys
 from mdp.cache.leases import FENCE, Lease, raise_fence
 from mdp.cache.redis_link import connect
-from tests.app_support import eventually
 from tests.redis_server import RedisServer
+from tests.waiting import eventually
 
 KEYS = Keys("t:")
 ROOT = Path(__file__).resolve().parents[2]

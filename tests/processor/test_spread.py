@@ -18,8 +18,8 @@ from mdp.cache.leases import Lease
 from mdp.cache.members import Members, share
 from mdp.cache.redis_link import connect
 from mdp.processor.spread import Spread
-from tests.app_support import eventually
 from tests.redis_server import RedisServer
+from tests.waiting import eventually
 
 KEYS = Keys("t:")
 PARTITIONS = 8
