@@ -13,17 +13,17 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import hiredis
 import structlog
 from redis.asyncio import RedisCluster
 
-from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.cache.redis_link import READ_BYTES, REDIS_ERRORS, Link
 from mdp.cache.tasks import end
 
 log = structlog.get_logger(__name__)
 
 _NAMES = 500  # of one command
 _VERBS = ("UNSUBSCRIBE", "PUNSUBSCRIBE", "SUBSCRIBE", "PSUBSCRIBE")
-_READ_SECONDS = 1.0  # a read returns after that long without a message
 _PING_SECONDS = 1.0  # of silence, then we ask whether somebody is there
 _DEAD_SECONDS = 3.0  # without an answer to that
 _GLOB = re.compile(r"([*?\[\]\\])")
@@ -235,24 +235,36 @@ class Channels:
                 yield (verb, *found[at : at + _NAMES])
 
     async def _read(self, connection: Any) -> None:
-        read, take = connection.read_response, self._on_message
+        """Take what comes, a socket's buffer at a time.
+
+        The client's own way costs three times as much CPU a message. What it sent to set the connection up is
+        answered and read: nothing of its waits in its parser. That somebody is there `_write` sees.
+        """
+        stream, parser = connection._reader, hiredis.Reader()
         while True:
-            reply = await read(timeout=_READ_SECONDS)
-            if reply is None:
-                continue
-            self.messages += 1
-            kind = reply[0] if isinstance(reply, list) else b"pong"
-            if kind == b"message":
-                take(reply[1], reply[2])
-            elif kind == b"pmessage":
-                take(reply[2], reply[3])
-            elif kind == b"pong":
-                token = reply[1] if isinstance(reply, list) else reply
-                pong = self._pongs.get(token)
-                if pong is not None and not pong.done():
-                    pong.set_result(None)
-            elif kind in (b"subscribe", b"psubscribe"):
-                self._acknowledged(reply[1].decode())
+            data = await stream.read(READ_BYTES)
+            if not data:
+                raise ConnectionError("closed by the server")
+            parser.feed(data)
+            while (reply := parser.gets()) is not False:
+                self._take(reply)
+
+    def _take(self, reply: Any) -> None:
+        self.messages += 1
+        kind = reply[0] if isinstance(reply, list) else b"pong"
+        if kind == b"pmessage":
+            self._on_message(reply[2], reply[3])
+        elif kind == b"message":
+            self._on_message(reply[1], reply[2])
+        elif kind == b"pong":
+            token = reply[1] if isinstance(reply, list) else reply
+            pong = self._pongs.get(token)
+            if pong is not None and not pong.done():
+                pong.set_result(None)
+        elif kind in (b"subscribe", b"psubscribe"):
+            self._acknowledged(reply[1].decode())
+        elif isinstance(reply, Exception):
+            raise ConnectionError(str(reply))
 
     def _acknowledged(self, name: str) -> None:
         left = self._unanswered.get(name, 1) - 1

@@ -85,9 +85,12 @@ async def test_changes_with_a_body_are_sent_on_too(redis_server: RedisServer) ->
         assert (await request("POST", admin, "/api/v1/feed/configure", {}))[0] == 400
 
 
-async def test_a_process_starts_without_redis_and_says_what_it_lacks(redis_server: RedisServer) -> None:
+async def test_a_process_starts_without_redis_and_says_what_it_lacks(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It serves as soon as Redis does; nobody has to start it again."""
     redis_server.kill()
+    monkeypatch.setattr("mdp.cache.relay._START_SECONDS", 0.1)
     async with process(redis_server, "wds", ready=False) as made:
         status, answer = await request("GET", made.ports()["metrics"], "/readyz")
         assert status == 503
