@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from mdp.listener.massive import MassiveListener
+from mdp.listener.ring import RawRing
 from mdp.listener.states import FeedState
 from mdp.observability.metrics import Metrics
+from mdp.processor.decode import DecodeStage
+from mdp.queues.redis import StreamWriter
 
-if TYPE_CHECKING:
-    from mdp.roles.listener import ListenerRole
 
+def show_listener(
+    metrics: Metrics,
+    *,
+    active: Callable[[], bool],
+    listener: MassiveListener,
+    ring: RawRing,
+    decode: DecodeStage,
+    writer: StreamWriter,
+) -> None:
+    """Register everything.
 
-def show_listener(role: ListenerRole, metrics: Metrics) -> None:
-    """Register everything."""
-    listener, ring, decode, writer = role.listener, role.ring, role.decode, role.writer
+    Args:
+        metrics: Where to.
+        active: Whether this is the listener that may be connected.
+        listener, ring, decode, writer: What counts, in the order of an event's way.
+    """
     metrics.gauges(
         "mdp_listener_active",
         "1 in the process that holds the lease of the listeners.",
         (),
-        lambda: {(): float(role.lease.valid())},
+        lambda: {(): float(active())},
     )
     metrics.gauges(
         "mdp_feed_state",

@@ -101,7 +101,14 @@ class ListenerRole(Role):
         )
         self._announcer = Announcer(client, keys, self.lease, self.holder, self._announcement)
         self.controls = self._operator = ListenerControls(self)
-        show_listener(self, shared.metrics)
+        show_listener(
+            shared.metrics,
+            active=self.lease.valid,
+            listener=self.listener,
+            ring=self.ring,
+            decode=self.decode,
+            writer=self.writer,
+        )
 
     def stages(self) -> Iterable[Stage]:
         # Stopped in the reverse order: the socket closes, what was read is sent, the lease is released.

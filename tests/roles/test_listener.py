@@ -93,7 +93,8 @@ Make = Callable[..., Replica]
 
 @pytest.fixture
 async def provider() -> AsyncIterator[Provider]:
-    async with Provider() as made:
+    made = Provider()
+    async with made:
         yield made
 
 
@@ -304,9 +305,9 @@ async def test_an_operator_disconnects_and_a_standby_refuses(make: Make) -> None
     await controls.feed_restart()
     await until(lambda: first.role.listener.counters.connects == 3)
     assert controls.queues()["streams"]["received"] >= 0
-    second = await make().start()
+    standby: Any = (await make().start()).role.controls
     with pytest.raises(ValueError, match="stands by"):
-        await second.role.controls.feed_restart()  # type: ignore[union-attr]
+        await standby.feed_restart()
 
 
 class Notices(HaltSource):
