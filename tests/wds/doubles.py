@@ -104,6 +104,14 @@ async def receive(client: aiohttp.ClientWebSocketResponse) -> Any:
     return msgspec.json.decode(message.data)
 
 
+async def closed(client: aiohttp.ClientWebSocketResponse) -> int:
+    """The code that a client was closed with; texts before it are skipped."""
+    while (message := await client.receive(timeout=20)).type is aiohttp.WSMsgType.TEXT:
+        pass
+    assert message.type is aiohttp.WSMsgType.CLOSE, message
+    return int(message.data)
+
+
 async def settle(turns: int = 20) -> None:
     """Give the loop some turns, for what happens without waiting."""
     for _ in range(turns):

@@ -14,6 +14,19 @@ from tests.wds.doubles import FakeTransport
 LIMIT = 1_000
 
 
+class FakeTimer:
+    """What a loop gives back for a call to come."""
+
+    def __init__(self, timers: list[tuple[float, object]], entry: tuple[float, object]) -> None:
+        self._timers = timers
+        self._entry = entry
+
+    def cancel(self) -> None:
+        """Take it back."""
+        if self._entry in self._timers:
+            self._timers.remove(self._entry)
+
+
 class FakeLoop:
     """The part of a loop that a client uses, with time by hand."""
 
@@ -25,9 +38,10 @@ class FakeLoop:
         """Seconds."""
         return self.now
 
-    def call_later(self, delay: float, call: object) -> None:
-        """Note the call; `fire` makes it."""
+    def call_later(self, delay: float, call: object) -> FakeTimer:
+        """Note the call; `advance` makes it."""
         self.timers.append((self.now + delay, call))
+        return FakeTimer(self.timers, self.timers[-1])
 
     def advance(self, seconds: float) -> None:
         """Let time pass and make the calls that fall due."""
@@ -171,6 +185,16 @@ def test_a_close_taken_in_time_is_no_abort() -> None:
     rig.loop.advance(2)
     assert not rig.transport.aborted
     assert rig.counters.aborted == 0
+
+
+def test_nothing_keeps_a_client_that_has_left() -> None:
+    """No timer holds what is left of it: in a flood, a second of those is many."""
+    rig = Rig()
+    rig.client.close(1001, "x")
+    rig.transport.take()
+    assert rig.loop.timers
+    rig.client.end()
+    assert not rig.loop.timers
 
 
 def test_an_ended_connection_whose_bytes_stay_is_cut() -> None:

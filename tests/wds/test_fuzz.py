@@ -24,6 +24,7 @@ from mdp import feeds
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.config import WdsConfig
 from mdp.wds.server import WidgetDataService
+from tests.wds.doubles import receive, running, until
 from tests.wds.messages import SAID, Said
 from tests.wds.wire import CLOSE, PONG, TEXT, Heard, Wire, frame
 
@@ -240,6 +241,24 @@ def fuzz(loop_name: str, version: int, messages: int) -> str:
 def test_any_message_gets_an_answer_or_a_close_code(loop_name: str, version: int) -> None:
     """Of JSON with wrong types, damaged, nested, huge, binary, invalid and compressed ones; nothing leaks."""
     fuzz(loop_name, version, 700)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.binary(min_size=1, max_size=300))
+def test_any_bytes_on_the_wire_harm_nobody_else(data: bytes) -> None:
+    """Broken frames end their own connection at most."""
+    asyncio.run(_fuzz_wire(data))
+
+
+async def _fuzz_wire(data: bytes) -> None:
+    async with running(close_seconds=0.05) as env:
+        wire = await Wire.connect(env.service.port)
+        wire.send(data)
+        client = await env.subscriber("alerts")
+        env.bus.publish(feeds.ALERTS, "", "served")
+        assert await receive(client) == "served"
+        await wire.close()
+        await until(lambda: env.service.counters.clients <= 1)
 
 
 @pytest.mark.slow

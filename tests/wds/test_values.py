@@ -46,3 +46,10 @@ def test_single_values_are_chosen_or_null() -> None:
     assert drive({"a": 1}, Options(where=(("a", ">", 1),))) is None
     assert drive(7, Options(fields=("b",))) == 7
     assert drive((), Options(limit=3)) == []
+
+
+async def test_a_long_list_is_encoded_in_steps_and_arrives_whole() -> None:
+    """Steps at any length give the JSON of the whole."""
+    for size in (0, 1, 499, 500, 501, 1_000, 1_203):
+        data = await entry_json(Entry(list(range(size)), 1, 1), 0)
+        assert data == str(list(range(size))).replace(" ", "").encode()
