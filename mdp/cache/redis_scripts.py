@@ -8,9 +8,17 @@ leaves the rest of a script's work done and is told, because messages to subscri
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from redis.exceptions import NoScriptError
+
+
+class Owner(Protocol):
+    """Who writes."""
+
+    name: str  # of the lease
+    epoch: int
 
 
 class Script:
@@ -30,6 +38,17 @@ class Script:
             return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *args)
+
+
+def owners(outputs: Iterable[Owner]) -> list[Any]:
+    """The first arguments of every script that compares epochs."""
+    names = [argument for output in outputs for argument in (output.name, output.epoch)]
+    return [len(names) // 2, *names]
+
+
+def text(value: Any) -> str:
+    """What a script returned, as text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 # `admit(key)` reads names and epochs of owners from ARGV[2] on (ARGV[1] says how many), compares them with

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 STALE_SECONDS = 10.0  # without a new part of any kind, until a partition is said to be stale
 _PERIOD_SECONDS = 1.0
 _LISTENER_SILENT_SECONDS = 15.0
+_TRADES_ROUNDS = 5  # top trades are published every 5 s; their parts are 2 MB
 _OTHERS = (MARKET_STATUS, TTA_ALL, HALTS_ACTIVE)  # the first says who lives
 _PARTITION = "partition:"
 
@@ -127,7 +128,7 @@ class Publisher:
         self._had: dict[str, Any] = {}  # feed -> what its value was made of
         self._limits: dict[str, dict[str, int]] = {}  # feed -> partition -> rows asked for
         self._top: dict[str, msgspec.Raw] = {}
-        self._extra: dict[str, Any] = {}  # fields of scanners
+        self._rounds = 0
         self._listener: tuple[dict[bytes, bytes], float] = ({}, clock())
         self._days: dict[str, Any] = {}  # partition -> its trading day
         self._task: asyncio.Task[None] | None = None
@@ -207,6 +208,8 @@ class Publisher:
             output = self.output
             if output is None:
                 return
+            if family is TTA_ALL and self._top and self._rounds % _TRADES_ROUNDS:
+                continue
             parts = await self._client.hgetall(self._keys.parts(family.name))
             if family is MARKET_STATUS:
                 await self._read_listener()
@@ -216,6 +219,7 @@ class Publisher:
             if limits:
                 await self._client.hset(self._keys.limits(family.name), mapping=limits)
             await asyncio.sleep(pause)
+        self._rounds += 1
 
     async def _read_listener(self) -> None:
         had, at = self._listener

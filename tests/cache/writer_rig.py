@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from mdp.cache.keys import Keys
 from mdp.cache.redis_interest import InterestWatch
 from mdp.cache.redis_link import Link, connect
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_writer import RedisWriter
-from mdp.feeds import Family
+from mdp.config import CacheConfig
+from mdp.feeds import QUOTE, Family
 from tests.redis_server import RedisServer
 
 WALL_MS = 1_700_000_000_000
@@ -20,7 +22,10 @@ class Rig:
     """One process that writes. `time` is its monotonic clock, in seconds."""
 
     def __init__(self, server: RedisServer, **options: Any) -> None:
-        config = server.config(timeout_seconds=0.5)
+        seconds = options.pop("timeout_seconds", 10.0)
+        config = server.config(timeout_seconds=seconds)
+        if options.pop("cluster", False):
+            config = CacheConfig(url=f"redis+cluster://127.0.0.1:{server.port}", timeout_seconds=seconds)
         self.time = 1_000.0
         self.keys = Keys(options.pop("prefix", ""))
         self.client: Any = connect(config)
@@ -69,7 +74,7 @@ class Hearer:
     """What is heard on channels."""
 
     def __init__(self, server: RedisServer, *patterns: str) -> None:
-        self._client: Any = server.client()
+        self._client = cast(Any, server.client())
         self._pubsub = self._client.pubsub()
         self._pubsub.psubscribe(*patterns)
         for _ in patterns:
@@ -94,3 +99,47 @@ class Values:
     def __init__(self, output: RedisOutput, family: Family) -> None:
         self.held: dict[str, Any] = {}
         output.provide(family, self.held.get, lambda: list(self.held))
+
+
+class Walk:
+    """Hands out what it was told to."""
+
+    families = frozenset({QUOTE.name})
+
+    def __init__(self) -> None:
+        self.todo: list[tuple[Family, str, Any]] = []
+        self.seconds: list[float] = []
+        self.forgotten = 0
+
+    def due(self, seconds: float) -> list[tuple[Family, str, Any]]:
+        self.seconds.append(seconds)
+        todo, self.todo = self.todo, []
+        return todo
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+def messages(hearer: Hearer) -> list[tuple[str, int, int, Any]]:
+    """(feed, epoch, seq, payload) of what was heard on the bus."""
+    found = []
+    for channel, data in hearer.heard():
+        head, _, body = data.partition(b"\n")
+        epoch, seq, _ = head.split()
+        found.append((channel.removeprefix("mdp:bus:"), int(epoch), int(seq), json.loads(body)))
+    return found
+
+
+def listed(server: RedisServer, key: str) -> list[Any]:
+    """A list as an existing client reads it."""
+    with server.client() as client:
+        items: Any = client.lrange(key, 0, -1)
+    return [json.loads(item) for item in items]
+
+
+def streamed(server: RedisServer, feed: str) -> list[tuple[int, Any]]:
+    """(seq, payload) of an event feed's stream; its epoch is one."""
+    with server.client() as client:
+        entries: Any = client.xrange(f"mdp:events:{{{feed}}}")
+    assert len({fields[b"e"] for _, fields in entries}) <= 1
+    return [(int(fields[b"s"]), json.loads(fields[b"d"])) for _, fields in entries]

@@ -1,4 +1,4 @@
-"""Partitions with real engines, writing into a real Redis, and one process with the same market beside them."""
+"""Partitions with real engines over a real Redis, and one process with the same market beside them."""
 
 from __future__ import annotations
 
