@@ -125,6 +125,8 @@ class ProcessorConfig(Section, kw_only=True, forbid_unknown_fields=True):
     include_otc: bool = False
     backfill: bool = True  # ask for bars that were missed, after an outage or a restart
     backfill_max_symbols: int = 12_000  # asked for after one outage
+    workers: int = 1  # processes that `--role processor` starts
+    partitions: str = ""  # a static assignment such as "0-7,12"; empty: evenly over all processors
 
 
 class HaltsConfig(Section, kw_only=True, forbid_unknown_fields=True):

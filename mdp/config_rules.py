@@ -153,6 +153,8 @@ _REDIS_URL = (
     "redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port"
 )
 
+_PARTITIONS = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*")
+
 RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be anything of its type
     "massive.feed": Rule(_is_feed, '"RealTime", "Delayed" or "host:port"'),
     "massive.market": _one_of(*MARKETS),
@@ -194,6 +196,10 @@ RULES: dict[str, Rule] = {  # "section.key" -> rule; a key without one may be an
     "processor.max_failures": _whole(1, 1_000_000_000),
     "processor.max_symbols": _whole(1, 10_000_000),
     "processor.backfill_max_symbols": _whole(1, 1_000_000),
+    "processor.workers": _whole(1, 256),
+    "processor.partitions": Rule(
+        lambda value: not value or bool(_PARTITIONS.fullmatch(value)), 'a list of numbers such as "0-7,12"'
+    ),
     "halts.source": _NAME_OR_CLASS,
     "halts.rss_url": Rule(
         # Its list is named in the query.

@@ -12,6 +12,8 @@ from mdp.config import SECRET_KEYS, ConfigError
 from mdp.config_load import KEYS, Loaded, flag_of, load
 
 _SHOWN_SETTINGS = {  # the options that `--help` lists; the rest of the settings work the same way
+    "processor.workers": "Processes of --role processor; also --workers.",
+    "processor.partitions": 'Partitions of --role processor, such as "0-7"; also --partitions.',
     "wds.port": "Port of the WebSocket service for clients.",
     "scp.port": "Port of the page.",
     "metrics.port": "Port of /metrics, /healthz and /readyz.",
@@ -19,6 +21,9 @@ _SHOWN_SETTINGS = {  # the options that `--help` lists; the rest of the settings
     "log.level": "debug, info, warning, error or critical.",
     "log.format": "json or console.",
 }
+
+
+_SHORT = {"processor.workers": ("--workers",), "processor.partitions": ("--partitions",)}
 
 
 class Refused(click.ClickException):
@@ -61,6 +66,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for key in reversed(shown + hidden):
         decorated = click.option(
             flag_of(key),
+            *_SHORT.get(key, ()),
             f"setting_{key.replace('.', '_')}",
             metavar="VALUE",
             hidden=key in hidden,

@@ -11,7 +11,7 @@ import structlog
 from mdp.cache.keys import Keys
 from mdp.config import Config
 from mdp.demo import DemoOptions
-from mdp.roles import running
+from mdp.roles import running, workers
 from mdp.roles.base import Process, StartError
 from mdp.roles.controls import RoleControls
 from mdp.roles.parts import Shared
@@ -110,4 +110,6 @@ def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
     Returns:
         The exit code: 0 after a signal, 1 or 2 where the start failed.
     """
+    if config.processor.workers > 1:
+        return workers.run(config, roles)
     return running.run(lambda settings: RoleProcess(settings, roles), config, demo)
