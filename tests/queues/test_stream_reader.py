@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from tests.queues.streams_support import (
     until,
     writer,
 )
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, free_port
 
 Make = Callable[..., StreamReader]
 
@@ -440,3 +441,31 @@ async def test_two_readers_share_what_was_written_by_partition(make: Make, redis
     assert all(found)
     await made.stop()
     await made._client.aclose()
+
+
+async def test_a_cluster_carries_the_streams(tmp_path: Path) -> None:
+    """redis+cluster:// for both ends: a partition's streams lie in one slot, all partitions anywhere."""
+    server = RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server.start()
+    try:
+        server.form_cluster()
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        made = writer(server, url=url)
+        await made.start()
+        await put(made, "trades", trades(0, 100))
+        await put(made, "aggregates", bars(20))
+        config = CacheConfig(url=url)
+        reader = StreamReader(connect(config), KEYS, Link("test", config), ttl_seconds=5)
+        for partition in range(PARTITIONS):
+            reader.add(partition)
+        found = await gather_until(reader, 120)
+        await put(made, "trades", trades(100, 100))
+        found += await gather_until(reader, 100)
+        assert sorted(numbers(found)) == list(range(200))
+        ids = [delivery.id for delivery in found]
+        assert ids == sorted(ids)
+        await made.stop()
+        await made._client.aclose()
+        await reader._client.aclose()
+    finally:
+        server.stop()
