@@ -192,6 +192,12 @@ class InterestWatch:
         for changed in self.on_change:
             changed(target, False)
 
+    def _begin_all(self) -> None:
+        """After a lost connection: replicas may have said what they still want while nobody heard."""
+        for targets in self._patterns.values():
+            for target in targets:
+                self._begin(target)
+
     def _begin(self, target: Target) -> None:
         for begun in self.on_begin:
             begun(target)
@@ -221,6 +227,8 @@ class InterestWatch:
                 message = await pubsub.get_message(timeout=_READ_SECONDS)
                 if message is None:
                     await pubsub.ping()  # raises where the connection is gone
+                elif message["type"] == "subscribe":
+                    self._begin_all()
                 elif message["type"] == "message":
                     self.heard(message["data"].decode("utf-8", "replace"))
         finally:

@@ -385,8 +385,11 @@ async def test_interest_is_said_at_once_and_kept(redis_server: RedisServer, clie
     await words.aclose()  # type: ignore[no-untyped-call]
 
 
-async def test_interest_that_redis_lost_is_said_again(redis_server: RedisServer) -> None:
+async def test_interest_that_redis_lost_is_said_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By its renewal, without a connection being lost."""
+    monkeypatch.setattr("mdp.cache.relay_interest.RENEW_SECONDS", 0.1)
     async with relay_to(redis_server) as relay:
         relay.bus.subscribe("quote:AAPL", Heard().append)
         with redis_server.client() as plain:
@@ -491,9 +494,11 @@ async def test_a_symbol_does_not_go_back_after_an_outage(
 
 
 async def test_a_redis_that_does_not_answer_is_given_up_and_found_again(
-    redis_server: RedisServer, publisher: Publisher
+    redis_server: RedisServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frozen server holds connections open: only silence tells."""
+    monkeypatch.setattr("mdp.cache.relay_channels._PING_SECONDS", 0.1)
+    monkeypatch.setattr("mdp.cache.relay_channels._DEAD_SECONDS", 0.4)
     heard = Heard()
     async with relay_to(redis_server) as relay:
         relay.bus.subscribe(BOARD, heard.append)

@@ -18,7 +18,7 @@ from mdp.client import WdsClient
 from tests.cache.redis_publisher import Publisher
 from tests.cache.relays import eventually
 from tests.redis_server import RedisServer
-from tests.wds import test_server, test_version2
+from tests.wds import test_commands, test_server, test_version2
 from tests.wds.doubles import Running, ask, receive
 
 from .support import process, serving
@@ -43,7 +43,7 @@ def publisher(client: Redis) -> Publisher:
 @pytest.fixture
 def behind_redis(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The data service's own tests run with a real Redis between publisher and service."""
-    for module in (test_server, test_version2):
+    for module in (test_commands, test_server, test_version2):
         monkeypatch.setattr(module, "running", functools.partial(serving, redis_server))
 
 
@@ -61,11 +61,11 @@ async def test_the_documented_conversation_happens(version: int) -> None:
 @pytest.mark.parametrize(
     "test",
     [
-        test_server.test_a_subscription_brings_payloads_as_they_are,
-        test_server.test_wildcards_deliver_and_overlaps_do_not_repeat,
-        test_server.test_unsubscribing_stops_and_is_always_answered,
-        test_server.test_subscribing_twice_is_answered_twice_and_delivers_once,
-        test_server.test_subscriptions_are_limited,
+        test_commands.test_a_subscription_brings_payloads_as_they_are,
+        test_commands.test_wildcards_deliver_and_overlaps_do_not_repeat,
+        test_commands.test_unsubscribing_stops_and_is_always_answered,
+        test_commands.test_subscribing_twice_is_answered_twice_and_delivers_once,
+        test_commands.test_subscriptions_are_limited,
         test_server.test_leaving_ends_demand,
         test_version2.test_both_versions_side_by_side,
         test_version2.test_clients_who_ask_for_it_get_compressed_messages,
