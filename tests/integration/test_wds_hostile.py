@@ -26,8 +26,8 @@ KEY = "an-honest-key"
 ATTACKER = "127.0.0.2"  # limits are by address: the honest client has another one
 
 # Every address is limited, as one from outside is.
-OPEN = {"unlimited_addresses": []}
-LOCKED = {**OPEN, "auth_enabled": True, "api_keys": [KEY], "keys_path": ""}
+OPEN: dict[str, Any] = {"unlimited_addresses": []}
+LOCKED: dict[str, Any] = {**OPEN, "auth_enabled": True, "api_keys": [KEY], "keys_path": ""}
 
 
 class Server:
@@ -41,7 +41,7 @@ class Server:
         """What it has counted, and its memory."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
-        return await _line(self._process)
+        return dict(await _line(self._process))
 
 
 async def _line(process: asyncio.subprocess.Process) -> Any:
@@ -139,7 +139,7 @@ class Outcome(msgspec.Struct):
     @property
     def most_grown(self) -> int:
         """Bytes of memory above those at rest."""
-        return max(figures["rss"] for figures in self.during) - int(self.at_rest["rss"])
+        return self.most("rss") - int(self.at_rest["rss"])
 
     def most(self, name: str) -> int:
         """The largest value of a figure."""
