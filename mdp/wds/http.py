@@ -7,6 +7,7 @@ a JSON object with `status`, `code` and `message`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import math
 import time
@@ -22,7 +23,7 @@ from aiohttp.typedefs import Middleware
 from mdp.cache.base import Cache, encode_json
 from mdp.config import WdsConfig
 from mdp.feeds import match
-from mdp.wds import access, openapi, protocol, protocol2, query, sse
+from mdp.wds import access, asyncapi, openapi, protocol, protocol2, query, sse
 from mdp.wds.access import Access, Denied, Session
 from mdp.wds.admission import Admission, peer_of
 from mdp.wds.client import Client, Limits
@@ -76,14 +77,16 @@ class HttpApi:
         """
         self._parts = parts
         self._rates = _Rates(parts.config, monotonic)
-        self._document = encode_json(openapi.document())
+        self._openapi = encode_json(openapi.document())
+        self._asyncapi = encode_json(asyncapi.document())
 
     def add_to(self, app: web.Application) -> None:
         """Route to this module."""
         for path, handler in (
             ("/feeds/{feed:.+}", self._snapshot),
             ("/stream", self._stream),
-            ("/openapi.json", self._openapi),
+            ("/openapi.json", functools.partial(self._document, self._openapi)),
+            ("/asyncapi.json", functools.partial(self._document, self._asyncapi)),
         ):
             resource = app.router.add_resource(PREFIX + path)
             resource.add_route(hdrs.METH_GET, handler)
@@ -194,9 +197,9 @@ class HttpApi:
         body = envelope(feed, epoch, seq, time.time_ns() // 1_000_000, "get", data)
         return web.Response(body=body, content_type=_JSON, headers=headers)
 
-    async def _openapi(self, request: web.Request) -> web.Response:
+    async def _document(self, document: bytes, request: web.Request) -> web.Response:
         _must_accept(request, _JSON)
-        return web.Response(body=self._document, content_type=_JSON)
+        return web.Response(body=document, content_type=_JSON)
 
     # Streams
 

@@ -6,18 +6,9 @@
 from __future__ import annotations
 
 import json
-import re
-from typing import Any
 
-from mdp.feeds import FAMILIES, Family
 from mdp.wds import query, sse
-from mdp.wds.views import RELATIONS
-
-Json = dict[str, Any]
-
-_SYMBOL = "[A-Za-z0-9./:\\-]{1,32}"  # as in mdp.feeds
-_NAME = "[A-Za-z0-9_\\-]{1,64}"
-_RELATION = "(" + "|".join(re.escape(relation) for relation in RELATIONS) + ")"
+from mdp.wds.schemas import RELATION, Json, envelope, feed_pattern, problem
 
 
 def document() -> Json:
@@ -37,7 +28,10 @@ def document() -> Json:
         "paths": {
             "/api/v1/feeds/{feed}": _both(_snapshot()),
             "/api/v1/stream": _both(_stream()),
-            "/api/v1/openapi.json": _both(_self()),
+            "/api/v1/openapi.json": _both(_self("getOpenApi", "This document", "OpenAPI 3.1.")),
+            "/api/v1/asyncapi.json": _both(
+                _self("getAsyncApi", "The document of the WebSocket interface", "AsyncAPI 3.0.")
+            ),
         },
         "components": {
             "securitySchemes": {
@@ -47,7 +41,7 @@ def document() -> Json:
                     "description": "A key of `mdp keys`, or a token (JWT). Never in a URL.",
                 }
             },
-            "schemas": {"Envelope": _envelope(), "Event": _event(), "Problem": _problem()},
+            "schemas": {"Envelope": envelope("get"), "Event": _event(), "Problem": problem(query.ERRORS)},
         },
     }
 
@@ -72,7 +66,7 @@ def _snapshot() -> Json:
                 "in": "path",
                 "required": True,
                 "description": "A feed's name, without a wildcard.",
-                "schema": {"type": "string", "pattern": _feed_pattern()},
+                "schema": {"type": "string", "pattern": feed_pattern()},
                 "examples": _examples("quote:AAPL", "scanners:top_gainers", "halts"),
             },
             *_options(),
@@ -110,7 +104,7 @@ def _stream() -> Json:
                 "schema": {
                     "type": "array",
                     "minItems": 1,
-                    "items": {"type": "string", "pattern": _feed_pattern()},
+                    "items": {"type": "string", "pattern": feed_pattern()},
                 },
             },
             *_options(),
@@ -138,14 +132,14 @@ def _stream() -> Json:
     }
 
 
-def _self() -> Json:
+def _self(operation: str, summary: str, description: str) -> Json:
     return {
-        "operationId": "getOpenApi",
-        "summary": "This document",
+        "operationId": operation,
+        "summary": summary,
         "security": [],
         "responses": {
             "200": {
-                "description": "OpenAPI 3.1.",
+                "description": description,
                 "content": {"application/json": {"schema": {"type": "object"}}},
             },
             **_problems("403", "406", "500"),
@@ -183,7 +177,7 @@ def _options() -> list[Json]:
             "schema": {
                 "type": "array",
                 "maxItems": 20,
-                "items": {"type": "string", "pattern": f"^[^<>=!]{{1,64}}{_RELATION}[^<>=!]{{0,64}}$"},
+                "items": {"type": "string", "pattern": f"^[^<>=!]{{1,64}}{RELATION}[^<>=!]{{0,64}}$"},
             },
         },
     ]
@@ -208,35 +202,6 @@ def _problems(*statuses: str) -> Json:
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
-def _problem() -> Json:
-    return {
-        "type": "object",
-        "required": ["status", "code", "message"],
-        "additionalProperties": False,
-        "properties": {
-            "status": {"const": "error"},
-            "code": {"type": "string", "enum": sorted(query.ERRORS)},
-            "message": {"type": "string"},
-        },
-    }
-
-
-def _envelope() -> Json:
-    return {
-        "type": "object",
-        "required": ["feed", "epoch", "seq", "ts", "kind", "data"],
-        "additionalProperties": False,
-        "properties": {
-            "feed": {"type": "string"},
-            "epoch": {"type": "integer", "description": "A publisher's life."},
-            "seq": {"type": "integer", "description": "Place on the feed that the value includes."},
-            "ts": {"type": "integer", "description": "Of this answer, ms since the Unix epoch, UTC."},
-            "kind": {"const": "get"},
-            "data": {"description": "As docs/feeds.md says for the feed; null where there is none."},
-        },
-    }
-
-
 def _event() -> Json:
     kinds = ["snapshot", "state", "delta", "event", "resync", "expires", "unsubscribed", "problem", "close"]
     return {
@@ -251,15 +216,6 @@ def _event() -> Json:
             "retry": {"type": "integer", "description": "Before the first event only."},
         },
     }
-
-
-def _feed_pattern() -> str:
-    return "^(" + "|".join(_pattern_of(family) for family in FAMILIES) + ")$"
-
-
-def _pattern_of(family: Family) -> str:
-    hole = {"": "", "symbol": _SYMBOL, "name": _NAME}[family.hole]
-    return re.escape(family.prefix) + hole + re.escape(family.suffix)
 
 
 def _examples(*values: str) -> Json:

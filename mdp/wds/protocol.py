@@ -29,18 +29,33 @@ ERRORS: dict[str, str] = {
     "unavailable": "the value cannot be read now; ask again later",
 }
 
-#: Close codes, and whether the same client may come back with hope.
-GOING_AWAY = 1001  # the service stops; reconnect, with back-off
-TOO_BIG = 1009  # a message above the limit; reconnecting does not help
-UNAUTHORIZED = 4001  # no valid key; reconnecting does not help
-AUTH_TIMEOUT = 4002  # no auth message in time; reconnect and send it first
-NO_PONG = 4003  # a ping was not answered; reconnect
-ACCESS_ENDED = 4004  # the key was revoked or has expired; reconnecting does not help
-TOKEN_EXPIRED = 4005  # reconnect with a new token
-TOO_MANY_CONNECTIONS = 4006  # of one key or token's subject; reconnect later
-TOO_SLOW = 4008  # did not read events as fast as they come; reconnect, subscribe to less
-TOO_MANY_ACTIONS = 4029  # went on after answers of `slow_down`; reconnect, send less
-TOO_MANY_LOGINS = 4030  # failed ones from this address; reconnect after the seconds named
+#: Close codes; `CLOSES` says which are worth a reconnect.
+GOING_AWAY = 1001
+TOO_BIG = 1009
+UNAUTHORIZED = 4001
+AUTH_TIMEOUT = 4002
+NO_PONG = 4003
+ACCESS_ENDED = 4004
+TOKEN_EXPIRED = 4005
+TOO_MANY_CONNECTIONS = 4006
+TOO_SLOW = 4008
+TOO_MANY_ACTIONS = 4029
+TOO_MANY_LOGINS = 4030
+
+#: What each close code means, and what to do then.
+CLOSES: dict[int, str] = {
+    GOING_AWAY: "the service stops; reconnect, with back-off",
+    TOO_BIG: "a message above the limit; reconnecting does not help",
+    UNAUTHORIZED: "no valid key or token; reconnecting does not help",
+    AUTH_TIMEOUT: "no auth in time; reconnect and send it first",
+    NO_PONG: "a ping was not answered; reconnect",
+    ACCESS_ENDED: "the key was revoked or has expired; reconnecting does not help",
+    TOKEN_EXPIRED: "the token has expired; reconnect with a new one",
+    TOO_MANY_CONNECTIONS: "too many connections of this key or subject; reconnect later",
+    TOO_SLOW: "events were read too slowly; reconnect with fewer subscriptions",
+    TOO_MANY_ACTIONS: "too many messages a second; reconnect after a pause, and send less",
+    TOO_MANY_LOGINS: "too many failed logins from this address; reconnect after the seconds named",
+}
 
 TOO_SLOW_REASON = "too slow for the events subscribed: read faster or subscribe to fewer feeds"
 
@@ -97,18 +112,12 @@ INVALID_ACTION = b'{"status":"invalid action"}'
 
 def parse(text: str | bytes) -> Command | Refusal:
     """One message of a client, bytes if it was a binary one. Never raises."""
-    if isinstance(text, bytes):
-        return Refusal("binary")
-    try:
-        message: Any = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
-        return Refusal("not_json")
-    if not isinstance(message, dict):
-        return Refusal("not_object")
+    message = read(text)
+    if isinstance(message, str):
+        return Refusal(message)
     match message.get("action"):
         case "auth":
-            key, token = message.get("api_key"), message.get("token")
-            return Auth(key if isinstance(key, str) else "", token if isinstance(token, str) else "")
+            return login(message)
         case "subscribe":
             return _subscription(message, Subscribe)
         case "unsubscribe":
@@ -117,6 +126,25 @@ def parse(text: str | bytes) -> Command | Refusal:
             return _get(message)
         case _:
             return Refusal("")
+
+
+def read(text: str | bytes) -> dict[str, Any] | str:
+    """A message of either version, or the code of what is wrong with it."""
+    if isinstance(text, bytes):
+        return "binary"
+    try:
+        message: Any = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
+        return "not_json"
+    if not isinstance(message, dict):
+        return "not_object"
+    return message
+
+
+def login(message: dict[str, Any]) -> Auth:
+    """The `auth` of either version."""
+    key, token = message.get("api_key"), message.get("token")
+    return Auth(key if isinstance(key, str) else "", token if isinstance(token, str) else "")
 
 
 def _subscription(

@@ -22,12 +22,13 @@ ERRORS: dict[str, str] = protocol.ERRORS | {
     "bad_feeds": "'feeds' must be a list of names, or 'feed' one",
     "bad_option": "an option has a wrong type or value",
     "bad_resume": "'resume' must hold epoch and seq of the last message, for one event feed without wildcard",
+    "invalid_action": "there is no such action; see auth, subscribe, unsubscribe, get",
 }
 
-_MAX_FEEDS = 1_000
-_MAX_FIELDS = 100
-_MAX_WHERE = 20
-_MAX_TEXT = 64
+MAX_FEEDS = 1_000
+MAX_FIELDS = 100
+MAX_WHERE = 20
+MAX_TEXT = 64
 
 
 class Auth(msgspec.Struct, frozen=True):
@@ -84,21 +85,16 @@ class _Bad(Exception):
 
 def parse(text: str | bytes) -> Command | Refusal:
     """One message of a client, bytes if it was a binary one. Never raises."""
-    if isinstance(text, bytes):
-        return Refusal("binary")
-    try:
-        message: Any = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError):
-        return Refusal("not_json")
-    if not isinstance(message, dict):
-        return Refusal("not_object")
+    message = protocol.read(text)
+    if isinstance(message, str):
+        return Refusal(message)
     number = message.get("id")
-    if not isinstance(number, str | int | None) or (isinstance(number, str) and len(number) > _MAX_TEXT):
+    if not isinstance(number, str | int | None) or (isinstance(number, str) and len(number) > MAX_TEXT):
         number = None
     try:
         match message.get("action"):
             case "auth":
-                return Auth(protocol.Auth(_text(message.get("api_key")), _text(message.get("token"))), number)
+                return Auth(protocol.login(message), number)
             case "subscribe":
                 return _subscribe(message, number)
             case "unsubscribe":
@@ -110,15 +106,11 @@ def parse(text: str | bytes) -> Command | Refusal:
     return Refusal("invalid_action", "", number)
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _feeds(message: dict[str, Any]) -> tuple[str, ...]:
     feeds = message.get("feeds", message.get("feed"))
     names = [feeds] if isinstance(feeds, str) else feeds
-    if not isinstance(names, list) or not 0 < len(names) <= _MAX_FEEDS:
-        raise _Bad("bad_feeds", f"'feeds' must be a list of 1 to {_MAX_FEEDS} names, e.g. [\"quote:AAPL\"]")
+    if not isinstance(names, list) or not 0 < len(names) <= MAX_FEEDS:
+        raise _Bad("bad_feeds", f"'feeds' must be a list of 1 to {MAX_FEEDS} names, e.g. [\"quote:AAPL\"]")
     for name in names:
         if not isinstance(name, str):
             raise _Bad("bad_feeds")
@@ -145,15 +137,15 @@ def _limit(message: dict[str, Any]) -> int:
 
 def _fields(message: dict[str, Any]) -> tuple[str, ...]:
     fields = message.get("fields") or []
-    if not isinstance(fields, list) or len(fields) > _MAX_FIELDS or not all(map(_is_name, fields)):
-        raise _Bad("bad_option", f"'fields' must be a list of at most {_MAX_FIELDS} names of fields")
+    if not isinstance(fields, list) or len(fields) > MAX_FIELDS or not all(map(_is_name, fields)):
+        raise _Bad("bad_option", f"'fields' must be a list of at most {MAX_FIELDS} names of fields")
     return tuple(sorted(set(fields)))  # in any order, they are the same view
 
 
 def _where(message: dict[str, Any]) -> tuple[tuple[str, str, str | float | bool], ...]:
     where = message.get("where") or []
-    if not isinstance(where, list) or len(where) > _MAX_WHERE:
-        raise _Bad("bad_option", f"'where' must be a list of at most {_MAX_WHERE} comparisons")
+    if not isinstance(where, list) or len(where) > MAX_WHERE:
+        raise _Bad("bad_option", f"'where' must be a list of at most {MAX_WHERE} comparisons")
     for part in where:
         if not (
             isinstance(part, list)
@@ -170,7 +162,7 @@ def _where(message: dict[str, Any]) -> tuple[tuple[str, str, str | float | bool]
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= _MAX_TEXT
+    return isinstance(value, str) and len(value) <= MAX_TEXT
 
 
 def _resume(message: dict[str, Any], feeds: tuple[str, ...]) -> tuple[int, int] | None:
@@ -225,5 +217,4 @@ def resync(feed: str, number: Any = None) -> bytes:
 
 def error(code: str, detail: str = "", number: Any = None) -> bytes:
     """A refusal by its code in `ERRORS`; `detail` replaces the general message."""
-    message = detail or ERRORS.get(code, "there is no such action; see auth, subscribe, unsubscribe, get")
-    return _with_id({"status": "error", "code": code, "message": message}, number)
+    return _with_id({"status": "error", "code": code, "message": detail or ERRORS[code]}, number)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -94,7 +94,7 @@ class Market:
         self.cache.provide(feeds.QUOTE, self.quotes.get, lambda: list(self.quotes))
         self.cache.provide(RANKED_ON_DEMAND, self._rank)
 
-    def _rank(self, _symbol: str) -> Iterator[None]:
+    def _rank(self, _symbol: str) -> Generator[None, None, Any]:
         yield
         yield
         return self.boards
