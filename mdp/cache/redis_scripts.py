@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from hiredis import pack_command
+from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError
 
 
@@ -35,9 +37,23 @@ class Script:
             RedisError, OSError: What the client raises.
         """
         try:
-            return await client.evalsha(self.sha, len(keys), *keys, *args)
+            if isinstance(client, RedisCluster):
+                return await client.evalsha(self.sha, len(keys), *keys, *args)
+            return await _execute(client, ("EVALSHA", self.sha, len(keys), *keys, *args))
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *args)
+
+
+async def _execute(client: Any, command: tuple[Any, ...]) -> Any:
+    """A command with hundreds of arguments, packed in C: the client packs each of them in Python."""
+    pool = client.connection_pool
+    connection = await pool.get_connection()
+    try:
+        # It closes itself where something goes wrong, so that no late answer is taken for another command's.
+        await connection.send_packed_command([pack_command(command)], check_health=False)
+        return await connection.read_response()
+    finally:
+        await pool.release(connection)
 
 
 def owners(outputs: Iterable[Owner]) -> list[Any]:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from mdp.analyzers.leaderboards import BOARDS
-from mdp.cache.keys import Keys
+from mdp.cache.keys import Keys, partition_name
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_writer import RedisWriter
@@ -52,12 +52,14 @@ class Contributors:
 
     Args:
         clock: Monotonic seconds.
+        expected: Those that are to contribute.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], expected: Iterable[str] = ()) -> None:
         self._clock = clock
         self._epochs: dict[str, int] = {}
-        self._seen: dict[str, tuple[tuple[int, int], float]] = {}  # name -> (epoch, number), when it was new
+        #: name -> (epoch, number), when it was new
+        self._seen: dict[str, tuple[tuple[int, int], float]] = dict.fromkeys(expected, ((0, 0), clock()))
 
     def admit(self, name: str, part: Part) -> bool:
         """Whether a part is of the highest epoch known of its partition."""
@@ -89,6 +91,7 @@ class Publisher:
         lease: `publisher`.
         listener_fields: Reads the listener's hash.
         link: Told how commands went.
+        partitions: How many there are; 0: as many as contribute.
         calendar: Of the market clock; None: the exchange's without what the provider says.
         clock: Monotonic seconds.
         observe: Called with (feed, seconds) after each step.
@@ -109,6 +112,7 @@ class Publisher:
         *,
         listener_fields: ListenerFields,
         link: Link,
+        partitions: int = 0,
         calendar: Any = None,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[str, float], None] = lambda _feed, _seconds: None,
@@ -121,10 +125,12 @@ class Publisher:
         self._lease = lease
         self._listener_fields = listener_fields
         self._link = link
+        # Others are of a time when the market was split otherwise.
+        self._names = frozenset(partition_name(partition) for partition in range(partitions))
         self._calendar = calendar
         self._clock = clock
         self._observe = observe
-        self._contributors = Contributors(clock)
+        self._contributors = Contributors(clock)  # anew with each acquisition
         self._had: dict[str, Any] = {}  # feed -> what its value was made of
         self._limits: dict[str, dict[str, int]] = {}  # feed -> partition -> rows asked for
         self._top: dict[str, msgspec.Raw] = {}
@@ -159,7 +165,7 @@ class Publisher:
     # The lease.
 
     def _gained(self, epoch: int) -> None:
-        self._contributors = Contributors(self._clock)
+        self._contributors = Contributors(self._clock, self._names)
         self._had.clear()
         self._limits.clear()
         self._top = {}
@@ -265,6 +271,8 @@ class Publisher:
         parts = {}
         for field, data in sorted(raw.items()):
             name = field.decode("utf-8", "replace")
+            if self._names and name.startswith(_PARTITION) and name not in self._names:
+                continue
             try:
                 part = read(data)
             except SchemaError as error:

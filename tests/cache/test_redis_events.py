@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mdp.cache.redis_link import REDIS_ERRORS
+from mdp.cache.redis_scripts import Script
 from mdp.feeds import (
     HALTS,
     HOD_ALERT,
@@ -70,7 +71,7 @@ async def test_a_batch_whose_answer_was_lost_is_not_appended_twice(
 ) -> None:
     """The script ran, the connection broke before we heard of it: the same items come once."""
     output = rig.partition()
-    run = rig.client.evalsha
+    run = Script.run
     await rig.turn()  # the script is known, and the fence
 
     async def lose(*args: Any) -> Any:
@@ -79,7 +80,7 @@ async def test_a_batch_whose_answer_was_lost_is_not_appended_twice(
 
     output.push(HALTS, "", 0)
     await rig.turn()
-    monkeypatch.setattr(rig.client, "evalsha", lose)
+    monkeypatch.setattr(Script, "run", lose)
     output.push(HALTS, "", 1)
     output.push(HALTS, "", 2)
     with pytest.raises(ConnectionError):

@@ -57,7 +57,7 @@ def listener_fields(fields: dict[bytes, bytes]) -> tuple[dict[str, Any], float |
 class Place:
     """A publisher in a process of its own."""
 
-    def __init__(self, server: RedisServer, epoch: int = 1) -> None:
+    def __init__(self, server: RedisServer, epoch: int = 1, **options: Any) -> None:
         self.rig = Rig(server)
         self.lease = Lease()
         self.publisher = Publisher(
@@ -68,6 +68,7 @@ class Place:
             listener_fields=listener_fields,
             link=self.rig.link,
             clock=self.rig.clock,
+            **options,
         )
         if epoch:
             self.lease.gain(epoch)
@@ -299,6 +300,32 @@ async def test_a_listener_that_says_nothing_is_down(place: Place) -> None:
     assert json.loads(await place.rig.client.get("market:status"))["feed_state"] == "live"
     await place.round(1)
     assert json.loads(await place.rig.client.get("market:status"))["feed_state"] == "down"
+
+
+async def test_partitions_that_nobody_owns_are_told(redis_server: RedisServer) -> None:
+    """Ten seconds after the lease was gained: they never said a word."""
+    place = Place(redis_server, partitions=3)
+    for seconds, silent in ((9.0, []), (2.0, []), (0.0, [0, 1, 2])):
+        await place.round(seconds)
+        status = json.loads(await place.rig.client.get("market:status"))
+        assert status["stale_partitions"] == silent
+    await place.publisher.stop()
+    await place.rig.close()
+
+
+async def test_parts_of_another_number_of_partitions_are_left_out(
+    rig: Rig, redis_server: RedisServer
+) -> None:
+    """They are of a time when the market was split otherwise; their symbols belong to others now."""
+    market = busy(rig, 4)
+    await rig.turn()
+    place = Place(redis_server, partitions=3)
+    await place.round()
+    rows = json.loads(await rig.client.get("scanners:top_volume"))
+    here = {symbol for partition in market.partitions[:3] for symbol in partition.market.symbols}
+    assert {row["symbol"] for row in rows} == here
+    await place.publisher.stop()
+    await place.rig.close()
 
 
 # Two of them.
