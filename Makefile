@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Processes of the tests: many of them wait for servers, so more than there are processors. With 0 they run
 # one after the other, as a debugger needs it. The tests of a file share what is expensive to set up, so one
-# process runs them all.
+# process runs them all. They start a hundred processes of ours, none of which should compile it all again.
 WORKERS ?= 4
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) \
+	--dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # The first interpreter that is new enough.
 FOUND_PYTHON = $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
