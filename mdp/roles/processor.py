@@ -163,21 +163,24 @@ class ProcessorRole(Role):
         self.gaps = ListenerGaps()
         self._looking: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._stages: list[Stage] = [
+            # Stopped in the reverse order: partitions are handed over first, through what is below them.
+            self._control,
+            self._interest,
+            self.writer,
+            self.market_status,
+            self.reference,
+            self.conditions,
+            self.partitions,
+            self.publisher,
+            _Named("publisher_lease", self._publisher_lease),
+            _Agreed(self),
+            _Named("listener_gaps", self),
+        ]
         self._register()
 
     def stages(self) -> Iterable[Stage]:
-        # Stopped in the reverse order: partitions are handed over first, through what is below them.
-        yield self._control
-        yield self._interest
-        yield self.writer
-        yield self.market_status
-        yield self.reference
-        yield self.conditions
-        yield self.partitions
-        yield self.publisher
-        yield _Named("publisher_lease", self._publisher_lease)
-        yield _Agreed(self)
-        yield _Named("listener_gaps", self)
+        return self._stages
 
     def vital(self) -> Iterable[Stage]:
         yield self.partitions

@@ -1,7 +1,7 @@
-"""Several processes of one role on one machine: started together, started again when one ends, ended together.
+"""Several processes of one role on one machine: started together, kept running, ended together.
 
-The parent does nothing else, so that nothing of the workers' work can take it down with them. Each worker is an
-ordinary process of the role: Redis sees no difference to replicas on other machines.
+The parent does nothing else, so that nothing of the workers' work can take it down with them. Each worker is
+an ordinary process of the role: Redis sees no difference to replicas on other machines.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ ANALYZERS: tuple[type[Analyzer], ...] = (
     RawFeeds, EnrichedQuote, Leaderboards, TopTrades, TradeStats, DailyRange, Halts,
 )  # fmt: skip
 LISTS = ("daily_range_hod_alert", "daily_range_lod_alert", "halts")
-QUICK = {"seconds": 0.6, "renew_seconds": 0.1, "margin_seconds": 0.2}
+QUICK: dict[str, Any] = {"seconds": 0.6, "renew_seconds": 0.1, "margin_seconds": 0.2}
 
 
 def decoded(frames: Iterable[str]) -> list[dict[str, list[Any]]]:
@@ -110,7 +110,7 @@ class Processor:
         partitions: int,
         *,
         references: Mapping[str, Any] | None = None,
-        **times: float,
+        **times: Any,
     ) -> None:
         config = server.config()
         self.client: Any = connect(config)

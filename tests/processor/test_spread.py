@@ -23,8 +23,8 @@ from tests.waiting import eventually
 
 KEYS = Keys("t:")
 PARTITIONS = 8
-SLOW = {"seconds": 1_200.0, "renew_seconds": 300.0, "margin_seconds": 300.0}  # no timer helps
-QUICK = {"seconds": 0.6, "renew_seconds": 0.1, "margin_seconds": 0.2}
+SLOW: dict[str, Any] = {"seconds": 1_200.0, "renew_seconds": 300.0, "margin_seconds": 300.0}  # no timer helps
+QUICK: dict[str, Any] = {"seconds": 0.6, "renew_seconds": 0.1, "margin_seconds": 0.2}
 
 
 class Work:
@@ -59,7 +59,7 @@ class Node:
     """One processor."""
 
     def __init__(
-        self, client: Redis, member: str, *, only: Collection[int] | None = None, **times: float
+        self, client: Redis, member: str, *, only: Collection[int] | None = None, **times: Any
     ) -> None:
         self.control = Control(client, KEYS.control)
         self.work = Work()
