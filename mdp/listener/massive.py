@@ -163,10 +163,10 @@ class MassiveListener:
         async with self._control:
             self._begin()
 
-    async def stop_feed(self, why: str = "stopped by an operator") -> None:
-        """Disconnect until `start_feed`. What is missed meanwhile counts as a gap."""
+    async def stop_feed(self, why: str = "stopped by an operator", *, reason: str = "operator") -> None:
+        """Disconnect until `start_feed`. What is missed meanwhile is a gap, with that word as its reason."""
         async with self._control:
-            await self._halt(why)
+            await self._halt(why, reason)
 
     async def restart_feed(self) -> None:
         """Disconnect and connect again at once, also out of `failed` or a long wait."""
@@ -244,11 +244,11 @@ class MassiveListener:
         self._last_failure = ""
         self._supervisor = asyncio.create_task(self._run(), name="listener")
 
-    async def _halt(self, why: str) -> None:
+    async def _halt(self, why: str, reason: str = "operator") -> None:
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             if self.state is FeedState.LIVE:
-                self._open_gap("operator", why)
+                self._open_gap(reason, why)
             supervisor.cancel()
             await asyncio.wait({supervisor}, timeout=STOP_SECONDS)
         self._enter(FeedState.IDLE, why)

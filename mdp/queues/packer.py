@@ -18,6 +18,7 @@ from mdp.sessions import MarketClock
 #: In the order in which they are packed: what is rare and matters most comes first.
 _ORDER = (HALTS, HALT_NOTICES, UNKNOWN, AGGREGATES, TRADES, QUOTES)
 _STEP_EVENTS = 8_000  # packed in one step: 2 ms of the loop
+_LONG_STEP_EVENTS = 24_000  # where so many wait: a slow Redis must cost time, not events
 _EVENT_BYTES = 64  # about, packed; what "64 KB" means in events
 _NO_EVENTS = pack([])
 
@@ -84,7 +85,8 @@ class Packer:
 
     def pack(self, epoch: int) -> list[list[Outgoing]]:
         """Take what waits, for one step, and pack it: pipelines with one entry at most for each stream."""
-        left = _STEP_EVENTS
+        waiting = sum(queue.waiting for queue in self.queues.values())
+        left = min(max(_STEP_EVENTS, waiting), _LONG_STEP_EVENTS)
         rounds: list[list[Outgoing]] = []
         most = self._most
         newest_ns = 0

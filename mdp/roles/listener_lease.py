@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.25
 _ANNOUNCE_SECONDS = 1.0
+_GOODBYE_SECONDS = 0.5
 _KEEP_SECONDS = 86_400  # what was announced, for a successor's gap ledger
 
 # A listener that was frozen past its lease must not write over its successor's word.
@@ -134,7 +135,10 @@ class ConnectionHolder:
         elif not wanted and self._connected:
             self._connected = False
             self.said = None
-            await self._listener.stop_feed(self._why if not self.active else "stopped by an operator")
+            if self.active:
+                await self._listener.stop_feed()
+            else:
+                await self._listener.stop_feed(self._why, reason="standby")
 
 
 class Announcer:
@@ -175,19 +179,26 @@ class Announcer:
         self._task = asyncio.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
-        """Say that we are gone."""
-        await end(self._task)
-        self._task = None
-        await self._holder.members.leave()
+        """Say what we are now, and that we are gone. The connection is closed, the lease still ours."""
+        task, self._task = self._task, None
+        await end(task)
+        if task is not None:
+            with contextlib.suppress(*REDIS_ERRORS):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await self._speak()
+                    await self._holder.members.leave()
 
     def health(self) -> Health:
         """Always good: what is wrong with Redis, its own stage says."""
         return Health(True, self._error or "announces")
 
     def follow(self, said: Announcement) -> None:
-        """Keep a predecessor's ledger in front of ours."""
+        """Keep a predecessor's ledger in front of ours. What lasted when it spoke last, ends there."""
         if said.id and said.id != self._say().id:
-            self._inherited, self._inherited_gaps = said.ledger, said.gaps
+            ended = [
+                gap if gap.get("end_ms") is not None else {**gap, "end_ms": said.ts} for gap in said.ledger
+            ]
+            self._inherited, self._inherited_gaps = ended, said.gaps
 
     async def _run(self) -> None:
         while True:

@@ -29,6 +29,7 @@ from tests.queues.streams_support import (
     writer,
 )
 from tests.redis_server import RedisServer
+from tests.tcp_proxy import TcpProxy
 
 Make = Callable[..., StreamWriter]
 
@@ -295,6 +296,21 @@ async def test_an_event_that_cannot_be_packed_loses_itself_alone(
     assert sizes(redis_server) == [1, 3]
     assert made.accounting()["unwritable"] == 1
     assert balanced(made)
+
+
+async def test_a_slow_redis_costs_time_and_no_events(make: Make, redis_server: RedisServer) -> None:
+    """Pipelines grow with what waits: a tenth of a second on the way, and 100,000 events a second."""
+    async with TcpProxy(redis_server.port) as proxy:
+        proxy.delay_seconds = 0.05
+        made = make(url=f"redis://127.0.0.1:{proxy.port}/0", timeout_seconds=5.0)
+        await made.start()
+        for first in range(0, 40_000, 1_000):
+            made.queues["trades"].put(trades(first, 1_000, symbols=97))
+        await until(lambda: sent(made) == 40_000)
+        assert made.accounting()["dropped"] == made.accounting()["expired"] == 0
+        assert made.counters.pipelines < 20
+        await made.stop()
+    assert sorted(sizes(redis_server)) == list(range(40_000))
 
 
 # --- one writer at a time ---

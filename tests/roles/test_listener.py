@@ -141,6 +141,7 @@ async def test_what_the_provider_sends_reaches_the_streams(
     await replica.stop()
     found = numbers(redis_server)
     assert found == list(range(1, len(found) + 1))
+    assert said(redis_server).state == "idle", "the last word"
     accounting = replica.role.accounting()
     assert accounting["decoded"]["trades"] == accounting["queues"]["trades"]["received"]
     assert accounting["streams"]["received"] == accounting["streams"]["sent"] == len(found)
@@ -201,10 +202,14 @@ async def test_one_is_connected_and_the_other_follows_a_graceful_stop(
     assert second.role.listener.counters.attempts == 0
     assert second.role.holder.health().ok
     await first.stop()
+    assert first.role.listener.detail == "stopped"
     await until(lambda: second.live)
     assert provider.most == 1
-    await until(lambda: said(redis_server).gaps == 2)
-    assert [gap["reason"] for gap in said(redis_server).ledger] == ["test", "takeover"]
+    await until(lambda: said(redis_server).gaps == 3 and said(redis_server).ledger[-1]["end_ms"])
+    ledger = said(redis_server).ledger
+    assert [gap["reason"] for gap in ledger] == ["test", "operator", "takeover"]
+    assert all(gap["end_ms"] is not None for gap in ledger)
+    assert ledger[1]["end_ms"] <= ledger[2]["end_ms"]
     assert numbers(redis_server) == sorted(set(numbers(redis_server)))
 
 
@@ -271,6 +276,7 @@ async def test_who_held_on_gives_way_to_one_that_came_meanwhile(
         await until(lambda: not first.live)
         assert second.live
         assert first.role.listener.detail == "another listener took over"
+        assert first.role.listener.gaps.entries()[-1]["reason"] == "standby"
         await first.stop()
 
 
