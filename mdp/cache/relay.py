@@ -240,13 +240,19 @@ class Relay:
         if family.hole == "symbol":
             body = await self._client.get(value)
             return None if body is None else (body, 0, 0, 0)
-        pipeline = self._client.pipeline(transaction=True)  # both are written in one script
-        pipeline.get(value)
-        pipeline.hmget(self.keys.place(feed), "epoch", "seq", "ts")
-        body, place = await pipeline.execute()
+        key, fields = self.keys.place(feed), ("epoch", "seq", "ts")
+        while True:
+            # Both are written at once. No transaction: a Redis without memory refuses those.
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hmget(key, *fields)
+            pipeline.get(value)
+            pipeline.hmget(key, *fields)
+            before, body, after = await pipeline.execute()
+            if before == after:
+                break
         if body is None:
             return None
-        epoch, seq, ts = (int(number or 0) for number in place)
+        epoch, seq, ts = (int(number or 0) for number in after)
         return body, epoch, seq, ts
 
     async def read_all(self, family: Family, into: dict[str, bytes]) -> None:

@@ -11,12 +11,15 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.tasks import end
 
 LIFE_SECONDS = 10
 RENEW_SECONDS = 3.0
+_REPEAT_SECONDS = 8.0  # between two sayings of everything, where the set cannot be written
 _CHUNK = 1_000  # patterns of one command
 
 
@@ -39,6 +42,7 @@ class Interests:
         self._written: set[str] = set()
         self._words: dict[str, str] = {}  # pattern -> + or -, to be said
         self._wake = asyncio.Event()
+        self._repeated_at = float("-inf")  # when all words were said instead of the set
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -74,8 +78,8 @@ class Interests:
             self._wake.clear()
             words, self._words = self._words, {}
             try:
-                await self._write(words)
-                self._link.good()
+                if await self._write(words):
+                    self._link.good()
             except REDIS_ERRORS as error:
                 self._words = {**words, **self._words}
                 self._written.clear()  # nobody knows what arrived
@@ -86,8 +90,35 @@ class Interests:
                 async with asyncio.timeout(RENEW_SECONDS):
                     await self._wake.wait()
 
-    async def _write(self, words: dict[str, str]) -> None:
-        """Renew the set, bring it up to date, then say what changed: whoever hears a word finds it there."""
+    async def _write(self, words: dict[str, str]) -> bool:
+        """Renew the set, bring it up to date, then say what changed: whoever hears a word finds it there.
+
+        Where Redis refuses the set (it has no memory left), words alone must do: they count for ten seconds.
+
+        Returns:
+            Whether Redis took everything.
+        """
+        refused: ResponseError | None = None
+        try:
+            await self._renew()
+        except ResponseError as error:
+            refused = error
+            now = asyncio.get_running_loop().time()
+            if now - self._repeated_at >= _REPEAT_SECONDS:
+                self._repeated_at = now
+                words = {**dict.fromkeys(self._wanted, "+"), **words}
+        for some in _chunks(words):
+            pipeline = self._client.pipeline(transaction=False)
+            for pattern in some:
+                pipeline.publish(self._channel, words[pattern] + pattern)
+            await pipeline.execute()
+        if refused is None:
+            return True
+        self._written.clear()
+        self._link.bad(refused)
+        return False
+
+    async def _renew(self) -> None:
         if self._written and not await self._client.expire(self._key, LIFE_SECONDS):
             self._written.clear()  # it expired, or Redis began anew
         new, gone = self._wanted - self._written, self._written - self._wanted
@@ -98,11 +129,6 @@ class Interests:
         self._written = self._written - gone | new
         if new:
             await self._client.expire(self._key, LIFE_SECONDS)
-        for some in _chunks(words):
-            pipeline = self._client.pipeline(transaction=False)
-            for pattern in some:
-                pipeline.publish(self._channel, words[pattern] + pattern)
-            await pipeline.execute()
 
 
 def _chunks(names: Iterable[str]) -> Iterator[list[str]]:

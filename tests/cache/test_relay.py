@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from mdp.cache.keys import Keys
-from mdp.cache.redis_link import connect
+from mdp.cache.redis_link import Link, connect
+from mdp.cache.relay import Relay
 from mdp.cache.relay_cache import Unanswered
 from mdp.feeds import HOD_ALERT, QUOTE, TTA
+from tests.ports import free_port
 from tests.redis_server import RedisServer
 
 from .redis_publisher import Publisher, now_ms
@@ -511,3 +514,65 @@ async def test_a_redis_that_does_not_answer_is_given_up_and_found_again(
         await eventually(lambda: relay.health().ok and relay.channels.joined(f"mdp:bus:{BOARD}"))
         await publisher.publish(BOARD, 1)
         await eventually(lambda: heard.values() == [1])
+
+
+async def test_a_redis_without_memory_is_told_what_is_wanted(
+    redis_server: RedisServer, publisher: Publisher, client: Redis
+) -> None:
+    """The set is refused; words and messages need no memory, and what is kept is not lost."""
+    await publisher.publish(BOARD, ["kept"])
+    words = client.pubsub()
+    await words.subscribe("mdp:interest")
+    await words.get_message(timeout=5)
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        with redis_server.client() as plain:
+            plain.config_set("maxmemory", "1mb")
+            relay.bus.subscribe(BOARD, heard.append)
+            assert (await words.get_message(timeout=5) or {}).get("data") == b"+" + BOARD.encode()
+            entry = await relay.cache.get(BOARD)
+            assert entry is not None
+            assert entry.value == ["kept"]
+            await client.publish(f"mdp:bus:{BOARD}", b"1000 2 0\n[2]")
+            await eventually(lambda: heard.values() == [[2]])
+            assert plain.exists("mdp:interest:wds-1") == 0
+            plain.config_set("maxmemory", 0)
+            await eventually(lambda: plain.exists("mdp:interest:wds-1") == 1)
+    await words.aclose()  # type: ignore[no-untyped-call]
+
+
+async def test_a_cluster_is_a_redis_like_any_other(tmp_path: Path) -> None:
+    """Where keys of one command share a slot, and streams of several slots are not read by one command."""
+    server = RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server.start()
+    try:
+        server.form_cluster()
+        config = server.config(timeout_seconds=1.0)
+        config.url = f"redis+cluster://127.0.0.1:{server.port}"
+        client = connect(config)
+        relay = Relay(client, Keys(), "wds-1", Link("relay", config))
+        heard = Heard()
+        with server.client() as plain:
+            plain.set("quote:A", "1")
+            plain.set("quote:B", "2")
+            plain.set(BOARD, "[]")
+            plain.hset("mdp:place:{" + BOARD + "}", mapping={"epoch": 7, "seq": 3, "ts": 1})
+            await relay.start()
+            try:
+                await eventually(lambda: relay.health().ok)
+                relay.bus.subscribe("quote:*", heard.append)
+                relay.bus.subscribe(HOD_ALERT.name, heard.append)
+                relay.bus.subscribe(BOARD, heard.append)
+                entries = [await relay.cache.get(f"quote:{symbol}") for symbol in "AB"]
+                assert [entry.value for entry in entries if entry is not None] == [1, 2]
+                board = await relay.cache.get(BOARD)
+                assert board is not None
+                assert (board.epoch, board.seq) == (7, 3)
+                plain.publish("mdp:bus:quote:A", f"8 1 {now_ms()}\n3")
+                plain.xadd("mdp:events:{" + HOD_ALERT.name + "}", {"e": 8, "s": 1, "t": now_ms(), "d": "4"})
+                await eventually(lambda: sorted(heard.values()) == [3, 4])
+            finally:
+                await relay.stop()
+                await client.aclose()
+    finally:
+        server.stop()
