@@ -15,6 +15,7 @@ from mdp.config import CacheConfig
 from mdp.events import Trade
 from mdp.queues.entry import STREAMED, VERSION, Header, NewerEntry, Partitions, pack, pack_header, scatter
 from mdp.queues.redis import Cursor, Delivery, StreamReader, StreamWriter
+from tests.ports import free_port
 from tests.queues.streams_support import (
     KEYS,
     NOW_MS,
@@ -27,7 +28,7 @@ from tests.queues.streams_support import (
     until,
     writer,
 )
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer
 
 Make = Callable[..., StreamReader]
 
