@@ -80,7 +80,7 @@ class Halts(Analyzer):
              "not_a_symbol", "too_many_symbols"),
             0,
         )  # fmt: skip
-        out.provide(HALT, self._row_of)
+        out.provide(HALT, self._row_of, lambda: list(self._states))
         out.provide(HALTS_ACTIVE, lambda _symbol: self._active_rows())
 
     # What comes in.

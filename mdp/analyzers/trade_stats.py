@@ -31,7 +31,7 @@ class TradeStats(Analyzer):
         self._ledger = TradeLedger.of(market)
         self._interest = out.interest(TRADE_STATS)
         self._shown: dict[str, dict[str, Any]] = {}  # symbol -> what was published last
-        out.provide(TRADE_STATS, self._provide)
+        out.provide(TRADE_STATS, self._provide, lambda: list(self._ledger.symbols))
 
     def process(self, batch: EventBatch) -> None:
         self._ledger.take(batch)

@@ -7,14 +7,16 @@ import base64
 import contextlib
 import itertools
 import re
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.programs import find_program
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = find_program(*BROWSERS)
 START_SECONDS = 30.0
 
 

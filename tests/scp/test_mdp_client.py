@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mdp import feeds
 from mdp.cache.memory import MemoryBus, MemoryCache
-from mdp.config import ScpConfig, WdsConfig
+from mdp.config import WdsConfig
 from mdp.feeds import FAMILIES
-from mdp.scp.server import ControlPlane
-from mdp.wds.server import WidgetDataService
 from mdp.wds.views import Shown, _change, apply_delta
-from tests.scp.browser import CHROMIUM, Page, browser
+from tests.programs import require_program
+from tests.scp.browser import BROWSERS
+from tests.scp.stack import Stack, serving
 
-# In CI a missing browser is a failure, not a reason to look away.
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("CI") != "true", reason="needs a Chromium in PATH"
-)
+pytestmark = require_program(*BROWSERS)
 
 # A tab of the page's origin that uses the module by itself; what comes is kept under its feed's pattern.
 START = """
@@ -46,28 +39,8 @@ import("/static/mdp-client.js").then(({ connect }) => {
 """
 
 
-class Stack:
-    """A service, the module's server, and a tab that has it loaded."""
-
-    def __init__(self, page: Page, config: WdsConfig) -> None:
-        self.page = page
-        self.config = config
-        self.bus = MemoryBus(epoch=1)
-        self.cache = MemoryCache(self.bus)
-        self.plane = ControlPlane(ScpConfig(port=0), wds_port=lambda: self.service.port)
-        self.service = self.new_service()
-
-    def new_service(self) -> WidgetDataService:
-        """A data service that is not started."""
-        return WidgetDataService(self.config, self.bus, self.cache, own_origins=self.plane.origins)
-
-    def publish(self, family: feeds.Family, symbol: str, value: Any) -> None:
-        """Into the cache and onto the bus."""
-        if family.kind == feeds.EVENT:
-            self.cache.push(family, symbol, value)
-        else:
-            self.cache.set(family, symbol, value)
-        self.bus.publish(family, symbol, value)
+class Tab(Stack):
+    """A tab that has the module loaded, and nothing else."""
 
     async def start(self, options: str = "{}") -> None:
         """Load the module and connect."""
@@ -87,18 +60,9 @@ class Stack:
         return updates
 
 
-@contextlib.asynccontextmanager
-async def stack(profile: Path, config: WdsConfig | None = None) -> AsyncIterator[Stack]:
-    """Everything on free ports."""
-    async with browser(profile) as page:
-        env = Stack(page, config or WdsConfig(port=0))
-        await env.service.start()
-        await env.plane.start()
-        try:
-            yield env
-        finally:
-            await env.plane.stop()
-            await env.service.stop()
+def stack(profile: Path, config: WdsConfig | None = None) -> AbstractAsyncContextManager[Tab]:
+    """Everything on free ports; nothing loaded yet."""
+    return serving(Tab, profile, config)
 
 
 def random_board(pick: random.Random, ranked: bool) -> list[dict[str, Any]]:
@@ -237,3 +201,21 @@ async def test_a_refused_key_is_told_and_not_tried_again(tmp_path: Path) -> None
         await env.follow("quote:A")
         await env.got("quote:A", 1)
         assert await env.page.evaluate("states.map(([state]) => state)") == ["unauthorized", "live"]
+
+
+async def test_the_module_knows_which_feeds_are_events(tmp_path: Path) -> None:
+    """Those of the contract: messages do not say it of all feeds."""
+    kinds = {
+        family.feed(filling): family.kind == feeds.EVENT
+        for family in FAMILIES
+        for filling in (
+            {"symbol": ("A", "X:Y", "BRK/A"), "name": ("mine", "top_gainers2")}.get(family.hole, ("",))
+        )
+    }
+    async with stack(tmp_path / "profile") as env:
+        await env.start()
+        told = await env.page.evaluate(
+            "import('/static/mdp-client.js').then(({ isEvent }) => "
+            f"Object.fromEntries({json.dumps(list(kinds))}.map((feed) => [feed, isEvent(feed)])))"
+        )
+    assert told == kinds

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mdp import feeds
-from mdp.cache.memory import MemoryBus, MemoryCache
-from mdp.config import ScpConfig, WdsConfig
-from mdp.scp.server import ControlPlane
-from mdp.wds.server import WidgetDataService
-from tests.scp.browser import CHROMIUM, Page, browser
+from mdp.config import WdsConfig
+from tests.programs import require_program
+from tests.scp.browser import BROWSERS, Page
 from tests.scp.fake_market import BASE_MS, FakeMarket
+from tests.scp.stack import Stack, serving
 
-# In CI a missing browser is a failure, not a reason to look away.
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("CI") != "true", reason="needs a Chromium in PATH"
-)
+pytestmark = require_program(*BROWSERS)
 
 ROWS = "[...document.querySelectorAll('.board[data-feed=\"{}\"] tbody tr')]"
 GAINERS = ROWS.format("scanners:top_gainers")
@@ -30,23 +24,12 @@ STATE = "document.getElementById('connection').dataset.state"
 HALTS_HEIGHT = "document.querySelector('#halts').closest('section').offsetHeight"
 
 
-class Stack:
-    """Market, services and a tab that shows the page."""
+class Visit(Stack):
+    """A market, and a tab that shows the page."""
 
     def __init__(self, page: Page, config: WdsConfig) -> None:
-        self.page = page
-        self.config = config
-        self.bus = MemoryBus(epoch=1)
-        self.cache = MemoryCache(self.bus)
+        super().__init__(page, config)
         self.market = FakeMarket(self.bus, self.cache)
-        self.plane = ControlPlane(
-            ScpConfig(port=0), wds_port=lambda: self.service.port, auth_required=config.auth_enabled
-        )
-        self.service = self.new_service()
-
-    def new_service(self) -> WidgetDataService:
-        """A data service that is not started."""
-        return WidgetDataService(self.config, self.bus, self.cache, own_origins=self.plane.origins)
 
     async def open(self, **size: int) -> None:
         """Load the page."""
@@ -54,22 +37,12 @@ class Stack:
 
     def publish_board(self, rows: list[Any]) -> None:
         """The gainers as they are now."""
-        self.cache.set(feeds.TOP_GAINERS, "", rows)
-        self.bus.publish(feeds.TOP_GAINERS, "", rows)
+        self.publish(feeds.TOP_GAINERS, "", rows)
 
 
-@contextlib.asynccontextmanager
-async def stack(profile: Path, config: WdsConfig | None = None) -> AsyncIterator[Stack]:
+def stack(profile: Path, config: WdsConfig | None = None) -> AbstractAsyncContextManager[Visit]:
     """Everything on free ports; nothing loaded yet."""
-    async with browser(profile) as page:
-        env = Stack(page, config or WdsConfig(port=0))
-        await env.service.start()
-        await env.plane.start()
-        try:
-            yield env
-        finally:
-            await env.plane.stop()
-            await env.service.stop()
+    return serving(Visit, profile, config)
 
 
 def row(symbol: str, **fields: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mdp.config import WdsConfig
 from mdp.wds.http import HttpApi, _Rates, accepts
 from mdp.wds.keys import KeyFile, new_key, utc_now
 from mdp.wds.query import ERRORS, Problem
+from tests.programs import require_program
 from tests.wds.doubles import Running, running
 from tests.wds.signers import SECRET, hs256
 
@@ -114,7 +114,7 @@ def steady(text: str) -> str:
     return re.sub(r'"ts":\d+', '"ts":0', text.strip())
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the documented commands need curl")
+@require_program("curl")
 async def test_the_documented_commands_print_what_is_documented(guarded: WdsConfig) -> None:
     """All of them, by the shell."""
     key = make_key(guarded, "**")["Authorization"].removeprefix("Bearer ")

@@ -26,7 +26,7 @@ const EVENTS = [
   /^(news:ticker|stocks:trades|stocks:luld):./,
   /^scanners:.+:events$/,
 ];
-const isEvent = (feed) => EVENTS.some((pattern) => pattern.test(feed));
+export const isEvent = (feed) => EVENTS.some((pattern) => pattern.test(feed));
 
 /**
  * Connect to a data service, and stay connected.
