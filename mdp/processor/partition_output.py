@@ -82,6 +82,7 @@ class PartitionOutput:
         boards = [analyzer for analyzer in analyzers if isinstance(analyzer, Leaderboards)]
         halts = [analyzer for analyzer in analyzers if isinstance(analyzer, Halts)]
         self._before = (self._clock(), events())
+        self._halts_told = True  # a predecessor's part may name some
 
         def limit(family: Family, rows: int) -> None:
             self._packer.limits[family.name] = rows
@@ -102,7 +103,9 @@ class PartitionOutput:
                 "warming_up": warming_up(),
             }
             output.publish(MARKET_STATUS, "", status)
-            if any(analyzer.active for analyzer in halts):  # prices and times of its rows move
+            active = any(analyzer.active for analyzer in halts)
+            if halts and (active or self._halts_told):  # prices and times of its rows move
+                self._halts_told = active
                 output.publish(HALTS_ACTIVE, "", output.providers[HALTS_ACTIVE.name](""))
 
         output.limits = limit

@@ -7,6 +7,7 @@ that a reader sees whether it lives, whatever the clocks say. Nothing here waits
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from heapq import nsmallest
 from operator import itemgetter
 from typing import Any
@@ -20,6 +21,7 @@ from mdp.feeds import HALTS_ACTIVE, MARKET_STATUS, TTA_ALL, Family
 
 SCHEMA = 1
 MAX_HALTS = 1_000  # rows of `halts:active`
+SILENT = timedelta(minutes=5)  # a symbol without a trade for so long is in no top trades
 TOP = 100  # symbols with a feed `tta:{S}:widget`
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -159,7 +161,11 @@ def merge_trades(parts: Iterable[Part]) -> tuple[msgspec.Raw | None, dict[str, m
     contents = [part.content for part in parts]
     if not contents:
         return None, {}
-    timestamp = max(content[0] for content in contents).encode()
+    newest = max(content[0] for content in contents)
+    # Where nothing was traded for so long, yesterday's may still stand.
+    oldest = (datetime.fromisoformat(newest) - SILENT).isoformat()
+    contents = [content for content in contents if content[0] >= oldest]
+    timestamp = newest.encode()
     count = sum(content[1] for content in contents)
     joined = b",".join([content[2] for content in contents if content[2]])
     everything = b'{"timestamp":"%b","symbols":{%b},"symbol_count":%d}' % (timestamp, joined, count)

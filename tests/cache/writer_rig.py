@@ -39,13 +39,16 @@ class Rig:
             self.interest,
             link=self.link,
             parts_link=self.parts_link,
-            wall_ms=lambda: WALL_MS + int(self.time * 1_000),
+            wall_ms=self.wall_ms,
             clock=self.clock,
             **options,
         )
 
     def clock(self) -> float:
         return self.time
+
+    def wall_ms(self) -> int:
+        return WALL_MS + int(self.time * 1_000)
 
     def partition(
         self,

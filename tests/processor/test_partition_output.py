@@ -142,6 +142,22 @@ async def test_halts_are_kept_and_announced(rig: Rig) -> None:
     assert json.loads(await rig.client.get("halt:AAA"))["status"] == "halted"
 
 
+async def test_a_halt_that_ended_meanwhile_is_not_left_over(rig: Rig, redis_server: RedisServer) -> None:
+    """The predecessor's part names it; the successor, which replayed the end in silence, sets it right."""
+    market = Market2(rig, 1)
+    market.send(luld("AAA", NOON, 17))
+    await rig.turn()
+    assert [len(rows) for rows in (await parts_of(rig, HALTS_ACTIVE.name)).values()] == [1]
+    other = Rig(redis_server)
+    Partition(other, 0, 1, epoch=2)
+    await other.turn()
+    assert await parts_of(rig, HALTS_ACTIVE.name) == {"partition:0": []}
+    redis_server.reset_commands()
+    await other.turn()
+    assert redis_server.commands()["evalsha"] == 2  # values, the status's part: it is not said again
+    await other.close()
+
+
 async def test_as_many_rows_as_the_publisher_asks_for(rig: Rig) -> None:
     """Told in Redis, taken within a second; the part says how many were asked for."""
     market = Market2(rig, 1)

@@ -159,6 +159,24 @@ def test_no_top_trades_before_the_first_trade() -> None:
     assert merge_trades([]) == (None, {})
 
 
+def test_top_trades_of_long_ago_drop_out() -> None:
+    """A partition without trades since yesterday has a part of yesterday."""
+
+    def part(timestamp: str, symbol: str) -> Part:
+        return Part(1, 1, [timestamp, 1, b'"%b":{"n":1}' % symbol.encode(), [[-5, symbol, b'{"n":1}']]])
+
+    now, recent, old = (f"2024-03-05T12:{m}+00:00" for m in ("30:00", "25:00.500000", "24:59"))
+    everything, top = merge_trades([part(old, "OLD"), part(recent, "B"), part(now, "A")])
+    assert everything is not None
+    assert json.loads(bytes(everything)) == {
+        "timestamp": now,
+        "symbols": {"A": {"n": 1}, "B": {"n": 1}},
+        "symbol_count": 2,
+    }
+    assert json.loads(bytes(top["B"])) == {"timestamp": now, "symbol": "B", "n": 1}
+    assert top.keys() == {"A", "B"}
+
+
 # Halts.
 
 
