@@ -42,6 +42,7 @@ from mdp.queues.stream_reader import StreamReader
 from mdp.queues.streams import PartitionsDiffer, settle_partitions
 from mdp.roles.base import StartError
 from mdp.roles.parts import Role, Shared
+from mdp.roles.processor_controls import ProcessorControls
 from mdp.stage import Health, Stage
 from mdp.trade_rules import SHIPPED_TABLE, RuleTable
 
@@ -100,13 +101,15 @@ class ProcessorRole(Role):
             max_failures=settings.max_failures,
             on_refused=lambda partition: self.partitions.drop(partition),
         )
+        reader = StreamReader(redis, keys, link("processor_reader"), ttl_seconds=config.mdq.ttl_seconds)
         self.partitions = Partitions(
-            StreamReader(redis, keys, link("processor_reader"), ttl_seconds=config.mdq.ttl_seconds),
+            reader,
             CheckpointStore(redis, keys),
             self.builder,
             observe=lambda name, seconds: shared.steps.get(name).record(seconds),
         )
         self.partitions.on_unable = self._unable
+        self.controls = ProcessorControls(self.partitions, reader)
         rest = RestClient(
             massive.rest_url,
             massive.api_key,

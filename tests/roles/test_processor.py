@@ -12,6 +12,7 @@ from mdp.config import Config, MassiveConfig, MdqConfig, ProcessorConfig
 from mdp.roles.assembly import RoleProcess
 from mdp.roles.base import StartError
 from mdp.roles.processor import ProcessorRole, parse_partitions
+from mdp.roles.processor_controls import ProcessorControls
 from tests.processor.processors import Listener
 from tests.processor.test_partitions import market
 from tests.redis_server import RedisServer
@@ -154,3 +155,27 @@ async def test_a_static_assignment_beyond_the_partitions_is_refused(redis_server
     """The line says which numbers there are."""
     with pytest.raises(StartError, match="allowed: numbers from 0 to 3"):
         RoleProcess(config(redis_server, partitions="2-4"), ["processor"])
+
+
+async def test_what_became_of_every_event_is_told(redis_server: RedisServer) -> None:
+    """By queue and in sum: what the listener wrote was processed, and each analyzer says how it does."""
+    listener = Listener(redis_server, PARTITIONS)
+    await listener.start()
+    process = RoleProcess(config(redis_server), ["processor"])
+    await process.start()
+    try:
+        await eventually(lambda: live(process) == PARTITIONS)
+        total = await listener.send(market(30))
+        controls = process.shared.roles["processor"].controls
+        assert isinstance(controls, ProcessorControls)
+        await eventually(lambda: controls.queues()["reader"]["delivered"] == total)
+
+        said = controls.queues()
+        assert sum(terms["processed"] for terms in said["queues"].values()) == said["reader"]["delivered"]
+        assert {terms[why] for terms in said["queues"].values() for why in ("expired", "missed")} == {0}
+        rows = {row["name"]: row for row in controls.analyzers()}
+        assert rows["leaderboards"]["partitions"] == PARTITIONS
+        assert rows["leaderboards"]["failures"] == 0
+    finally:
+        await process.stop()
+        await listener.stop()

@@ -1,0 +1,71 @@
+"""What an operator can ask a processor: the accounting of its partitions, and how its analyzers do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mdp.queues.stream_reader import ReaderCounters
+
+if TYPE_CHECKING:
+    from mdp.processor.partitions import Partitions
+    from mdp.queues.stream_reader import StreamReader
+
+_LOST = ("expired", "missed", "unreadable")  # as `PartitionLosses` names them
+
+
+class ProcessorControls:
+    """Some of `mdp.admin.controls.Controls`.
+
+    Args:
+        partitions: What the processor works on.
+        reader: Where their events come from.
+    """
+
+    def __init__(self, partitions: Partitions, reader: StreamReader) -> None:
+        self._partitions = partitions
+        self._reader = reader
+
+    def queues(self) -> dict[str, Any]:
+        """By queue, in events: what was processed and what was not, and why.
+
+        `processed` belongs to a partition and moves with it to its next owner; the rest, and what `reader`
+        says, is of this process since its start. `fenced` events came of a listener that had lost its lease.
+        """
+        queues: dict[str, dict[str, int]] = {}
+
+        def terms(queue: str) -> dict[str, int]:
+            return queues.setdefault(queue, {"processed": 0, **dict.fromkeys(_LOST, 0)})
+
+        for one in self._partitions.working.values():
+            for queue, count in one.processed.items():
+                terms(queue)["processed"] += count
+        for (queue, why), count in self._partitions.losses.events.items():
+            terms(queue)[why] += count
+        return {"queues": queues, "reader": self._counted()}
+
+    def analyzers(self) -> list[dict[str, Any]]:
+        """By analyzer, summed over the partitions: in how many it runs, and its failures."""
+        found: dict[str, dict[str, Any]] = {}
+        for one in self._partitions.working.values():
+            for guard in one.engine.guards:
+                row = found.setdefault(
+                    guard.name,
+                    {
+                        "name": guard.name,
+                        "queues": list(guard.analyzer.queues),
+                        "partitions": 0,
+                        "failures": 0,
+                        "lost_events": 0,
+                    },
+                )
+                row["partitions"] += not guard.disabled
+                row["failures"] += guard.failures
+                row["lost_events"] += guard.lost_events
+        return list(found.values())
+
+    def _counted(self) -> dict[str, int]:
+        every = [self._reader.removed, *self._reader.counters.values()]
+        return {
+            name: sum(getattr(counters, name) for counters in every)
+            for name in ReaderCounters.__struct_fields__
+        }
