@@ -10,8 +10,14 @@ from hypothesis import settings
 
 from tests.redis_server import RedisServer
 
-#: Each of these waits long for processes of its own. Begun last, one of them would run on alone.
-_FIRST = ("tests/integration/", "tests/bench/", "tests/test_run.py")
+#: Each of these waits long for processes of its own, or works long. Begun last, one would run on alone.
+_FIRST = (
+    "tests/integration/",
+    "tests/bench/",
+    "tests/test_run.py",
+    "tests/wds/test_fuzz.py",
+    "tests/wds/test_random_joins.py",
+)
 
 # How long an example takes on a machine that runs other tests beside says nothing about the code.
 settings.register_profile("mdp", settings.default, deadline=None)
