@@ -2,11 +2,13 @@
 
 The fixture `redis_server` (in `tests/conftest.py`) hands out one that is empty and runs; all tests of a
 session share its process. A test that needs options (a password, a limit) makes a `RedisServer` of its own.
+MDPTEST_REDIS_SERVER names another program of the kind: all of it passes with Valkey's server, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -19,6 +21,7 @@ from mdp.config import CacheConfig
 from tests.ports import free_port
 from tests.required import require_tool
 
+OTHER_SERVER = "MDPTEST_REDIS_SERVER"
 _START_SECONDS = 10.0
 _ATTEMPTS = 3  # another process may take the free port first
 
@@ -32,7 +35,7 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, *options: str, password: str = "") -> None:
-        self.binary = require_tool("redis-server")
+        self.binary = os.environ.get(OTHER_SERVER) or require_tool("redis-server")
         self.folder = folder
         self.port = 0
         self._options = [*options, *(("--requirepass", password) if password else ())]

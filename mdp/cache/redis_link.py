@@ -187,7 +187,8 @@ async def check(client: Redis, config: CacheConfig, *, widget: bool = False) -> 
         raise RedisUnavailable(f"{key}: Redis at {address}: {reason(error, config)}") from None
     if info.get("role") == "slave":
         raise RedisUnavailable(f"{key}: Redis at {address} is a replica: it cannot be written to")
-    if info.get("redis_mode") == "cluster" and address.kind != "cluster":
+    mode = info.get("redis_mode") or info.get("server_mode")  # Redis and Valkey call it differently
+    if mode == "cluster" and address.kind != "cluster":
         raise RedisUnavailable(f"{key}: Redis at {address} is part of a cluster: use redis+cluster://")
     internal = not (widget and config.widget_url)
     name = "valkey" if "valkey_version" in info or info.get("server_name") == "valkey" else "redis"
