@@ -22,7 +22,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_events import EventWriter
 from mdp.cache.redis_interest import InterestWatch
 from mdp.cache.redis_link import REDIS_ERRORS, Link
-from mdp.cache.redis_output import RedisOutput
+from mdp.cache.redis_output import OutputCounters, RedisOutput
 from mdp.cache.redis_parts import PartsWriter
 from mdp.cache.redis_scripts import ADMIT, VALUES, WHOLE, owners, text
 from mdp.cache.redis_turn import Turn, Walk
@@ -94,6 +94,8 @@ class RedisWriter:
         self._last = clock()
         self._kept_at = self._spoke_at = -1e9
         self._incomplete = False  # something was not written: all values are, once Redis works
+        self._opened: dict[int, RedisOutput] = {}  # by identity: those whose counters are not in `_gone` yet
+        self._gone = OutputCounters()
         self.turns = 0
         self.failures = 0
         interest.on_change.append(self._changed)
@@ -123,6 +125,8 @@ class RedisWriter:
             valid=valid,
             on_refused=on_refused,
         )
+        self.totals()  # counts of those that are gone
+        self._opened[id(output)] = output
         self._walks.pop(name, None)
         self.outputs[name] = output
         for target in self._interest.targets():
@@ -157,6 +161,22 @@ class RedisWriter:
         if self.outputs.get(output.name) is output:
             del self.outputs[output.name]
             self._walks.pop(output.name, None)
+
+    def totals(self) -> OutputCounters:
+        """Counters of all outputs there ever were."""
+        names = OutputCounters.__struct_fields__
+        live = {id(output) for output in self.outputs.values()}
+        for gone in self._opened.keys() - live:
+            counters = self._opened.pop(gone).counters
+            for name in names:
+                setattr(self._gone, name, getattr(self._gone, name) + getattr(counters, name))
+        known = [self._gone, *(output.counters for output in self._opened.values())]
+        return OutputCounters(*[sum(getattr(counters, name) for counters in known) for name in names])
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait for Redis."""
+        return sum(len(batch.items) for output in self.outputs.values() for batch in output.batches.values())
 
     # As a stage.
 

@@ -29,6 +29,7 @@ from mdp.cache.tasks import end
 from mdp.exchange_calendar import ExchangeCalendar
 from mdp.listener.announcement import feed_fields, read_announcement
 from mdp.listener.market_status import MarketStatusSource
+from mdp.observability.writer import show_publisher, show_writer
 from mdp.processor.checkpoint import CheckpointStore
 from mdp.processor.engine import Engine
 from mdp.processor.listener_gaps import ListenerGaps
@@ -160,6 +161,7 @@ class ProcessorRole(Role):
             self._publisher_lease,
             listener_fields=feed_fields,
             link=link("publisher"),
+            partitions=count,
             calendar=calendar,
             observe=lambda name, seconds: shared.steps.get(f"publish_{name}").record(seconds),
         )
@@ -308,6 +310,8 @@ class ProcessorRole(Role):
             },
         )
         self.reference.reference.register(metrics)
+        show_writer(self.writer, metrics)
+        show_publisher(self.publisher, metrics)
 
     def _processed(self) -> dict[tuple[str, ...], float]:
         found: dict[tuple[str, ...], float] = {}
