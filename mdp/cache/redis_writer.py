@@ -36,6 +36,7 @@ FENCE = "values"  # the fence of all plain keys of symbols, where they share a s
 
 _FLUSH_SECONDS = 0.02
 _KEEP_SECONDS = 1.0  # between two writes of a plain key that follows what is published
+_REFUSED_SECONDS = 0.1  # between two turns while Redis takes messages alone
 _IDLE_SECONDS = 1.0  # the fence is looked at so often at least: Redis may have been restarted
 
 
@@ -93,6 +94,8 @@ class RedisWriter:
         self._task: asyncio.Task[None] | None = None
         self._last = clock()
         self._kept_at = self._spoke_at = -1e9
+        self._kept = False  # the last turn wrote something that Redis has to keep
+        self._refusing = False  # it refused to, the last time
         self._incomplete = False  # something was not written: all values are, once Redis works
         self._opened: dict[int, RedisOutput] = {}  # by identity: those whose counters are not in `_gone` yet
         self._gone = OutputCounters()
@@ -205,6 +208,9 @@ class RedisWriter:
             began = self._clock()
             try:
                 more = await self.flush()
+            except ResponseError:  # it answers, and refuses to keep things: messages still leave
+                await asyncio.sleep(_REFUSED_SECONDS)
+                continue
             except REDIS_ERRORS:
                 await self._link.pause()
                 continue
@@ -228,8 +234,12 @@ class RedisWriter:
                 more = await self._flush()
             except REDIS_ERRORS as error:
                 self._incomplete = True
+                self._refusing = isinstance(error, ResponseError)
                 self._link.bad(error)
                 raise
+            if self._refusing and not self._kept:
+                return more  # messages alone do not tell whether it keeps things again
+            self._refusing = False
             self._link.good()
             if self._incomplete:
                 self._incomplete = False
@@ -264,6 +274,7 @@ class RedisWriter:
         if any(turns) or (turns and now - self._spoke_at >= _IDLE_SECONDS):
             self._spoke_at = now
             jobs.append(self._say(turns))
+        said = len(jobs)
         jobs += self.events.jobs([turn.output for turn in turns])
         for turn in turns:
             whole, turn.output.whole = turn.output.whole, {}
@@ -272,6 +283,7 @@ class RedisWriter:
                 if body is not None:
                     jobs.append(self._place(turn.output, family, symbol, value, body))
                 await asyncio.sleep(0)
+        self._kept = len(jobs) > said or any(turn.sets for turn in turns)
         results = await asyncio.gather(*jobs, return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         if errors:

@@ -116,6 +116,16 @@ async def test_out_of_memory_messages_still_leave(
         await rig.writer.flush()
     assert [value for *_, value in messages(hearer)] == [1]
     assert "OOM" in rig.writer.health().detail
+    # A turn in which there is nothing to keep works, and proves nothing.
+    output.values.clear()
+    output.batches.clear()
+    output.publish(QUOTE, "AAPL", 2)
+    assert not await rig.writer.flush()
+    assert [value for *_, value in messages(hearer)] == [2]
+    assert not rig.writer.health().ok
+    assert walk.forgotten == 0
+    output.publish(HALT, "AAPL", 1)
+    output.push(HALTS, "", 1)
     await rig.client.config_set("maxmemory", 0)
     await rig.turn()
     await rig.turn()
