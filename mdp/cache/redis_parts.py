@@ -112,7 +112,12 @@ class PartsWriter:
             if not output.refused and not output.silent and output.valid():
                 for feed in output.parts:
                     feeds.setdefault(feed, []).append(output)
-        for feed, owners in feeds.items():
+        for feed, all_owners in feeds.items():
+            owners = [
+                output for output in all_owners if feed in output.parts
+            ]  # a lease may have gone meanwhile
+            if not owners:
+                continue
             args: list[Any] = [len(owners)]
             parts: list[Any] = []
             for output in owners:
