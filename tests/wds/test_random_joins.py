@@ -197,6 +197,7 @@ class Reader:
         """Subscribe, or subscribe otherwise."""
         self.read()
         self._forget(pattern)
+        self._forgive(pattern)
         self.joins += 1
         self.subscribed[pattern] = Subscribed(options, self.joins)
         place = None
@@ -210,14 +211,12 @@ class Reader:
     async def leave(self, pattern: str) -> None:
         """Unsubscribe."""
         self.read()
+        self._forgive(pattern)
         old = self.subscribed.pop(pattern, None)
         if self.hub.look_away(self.client, pattern):
             assert old is not None
             self.left.append((pattern, old.options))
             self._forget(pattern)
-            if old.options.where:  # what it left out is no hole to a wildcard that goes on
-                self.seq.pop(pattern, None)
-                self.after.pop(pattern, None)
 
     async def come_back(self) -> None:
         """The connection breaks; the next one goes on."""
@@ -247,6 +246,13 @@ class Reader:
                 others = self.subscribed.keys() - {pattern} - (self.client.waiting.keys() & WILD.keys())
                 if not any(other == feed or covers(other, feed) for other in others):
                     del table[feed]
+
+    def _forgive(self, pattern: str) -> None:
+        """What a name's `where` left out is no hole to a wildcard that goes on."""
+        old = self.subscribed.get(pattern)
+        if old is not None and old.options.where:
+            self.seq.pop(pattern, None)
+            self.after.pop(pattern, None)
 
     def ticked(self) -> None:
         """A whole tick has passed: what was left before it is silent, who joined is told all from now on."""
@@ -519,7 +525,7 @@ async def _act(step: tuple[Any, ...], market: Market, people: list[Reader]) -> N
                 await asyncio.sleep(0)
 
 
-AS_EVER = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=300)
+AS_EVER = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=200)
 arguments = given(STEPS, st.sampled_from([0, 0, 1, 3]), st.sampled_from([600, 3_000, 20_000]))
 
 
@@ -533,10 +539,10 @@ def test_joins_at_any_moment_are_without_hole_or_repeat(
 
 
 @pytest.mark.slow
-@settings(AS_EVER, max_examples=10_000)
-@arguments
-def test_ten_thousand_joins_at_any_moment_are_without_hole_or_repeat(
-    steps: list[tuple[Any, ...]], cache_turns: int, limit: int
-) -> None:
-    """The same, as often as the issue asks for."""
-    random_joins(steps, cache_turns, limit)
+def test_ten_thousand_joins_at_any_moment_are_without_hole_or_repeat() -> None:
+    """The same, as often as issue 4 asks for; of all that may happen enough does."""
+    before = TOTALS.copy()
+    settings(AS_EVER, max_examples=2_000)(arguments(random_joins))()
+    told = TOTALS - before
+    assert told["joins"] >= 10_000
+    assert min(told[what] for what in ("resumes", "deltas", "outages", "skipped", "conflated")) >= 500, told
