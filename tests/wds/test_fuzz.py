@@ -12,6 +12,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -25,10 +26,12 @@ from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.config import WdsConfig
 from mdp.wds.server import WidgetDataService
 from tests.wds.doubles import receive, running, until
-from tests.wds.messages import SAID, Said
+from tests.wds.messages import SAID, Said, mutated
 from tests.wds.wire import CLOSE, PONG, TEXT, Heard, Wire, frame
 
-MESSAGES = 20  # of one client
+DRAWN = 5  # messages of one client that hypothesis makes up
+MUTANTS = 3  # of each of them
+MESSAGES = DRAWN * (1 + MUTANTS)
 
 # What RFC 6455, section 7.4.1, has for these cases.
 PROPER_CODES = {1002, 1007, 1009}
@@ -226,8 +229,12 @@ def fuzz(loop_name: str, version: int, messages: int) -> str:
             phases=[Phase.generate],  # a failure says which message it was: nothing to shrink
             suppress_health_check=list(HealthCheck),
         )
-        @given(st.lists(SAID, min_size=MESSAGES, max_size=MESSAGES), st.booleans())
-        def converse(said: list[Said], compressed: bool) -> None:
+        @given(st.lists(SAID, min_size=DRAWN, max_size=DRAWN), st.integers(0, 2**64), st.booleans())
+        def converse(drawn: list[Said], seed: int, compressed: bool) -> None:
+            random = Random(seed)
+            said = []
+            for message in drawn:
+                said += [message, *(mutated(message, random) for _ in range(MUTANTS))]
             rig.run(said, version, compressed and version == 2)
 
         converse()
@@ -240,7 +247,7 @@ def fuzz(loop_name: str, version: int, messages: int) -> str:
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_any_message_gets_an_answer_or_a_close_code(loop_name: str, version: int) -> None:
     """Of JSON with wrong types, damaged, nested, huge, binary, invalid and compressed ones; nothing leaks."""
-    fuzz(loop_name, version, 700)
+    fuzz(loop_name, version, 1_000)
 
 
 @settings(deadline=None, max_examples=40)
