@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 from mdp import plugins
@@ -21,6 +22,7 @@ from mdp.cache.redis_link import Link
 from mdp.events import HALT_NOTICES, QUEUES, HaltNotice
 from mdp.exchange_calendar import ExchangeCalendar
 from mdp.listener.announcement import MAX_LEDGER, Announcement
+from mdp.listener.losses import ListenerLosses
 from mdp.listener.market_status import MarketStatusSource
 from mdp.listener.massive import MassiveListener
 from mdp.listener.ring import RawRing
@@ -30,6 +32,7 @@ from mdp.processor.decode import DecodeStage
 from mdp.processor.pace import Pace
 from mdp.queues.base import Batch
 from mdp.queues.redis import StreamWriter
+from mdp.queues.streams import EXPIRING
 from mdp.roles.base import StartError
 from mdp.roles.feed_controls import FeedControls
 from mdp.roles.listener_lease import Announcer, ConnectionHolder
@@ -95,6 +98,10 @@ class ListenerRole(Role):
             on_status=self.listener.on_status,
             observe=shared.steps.get("decode").record,
         )
+        self.losses = ListenerLosses(self.listener.gaps, self.ring, lambda: self.market_clock.now_ms)
+        for name, queue in self.writer.queues.items():
+            if name in EXPIRING:
+                queue.on_loss = partial(self.losses.queue_lost, name)
         self.halt_source = self._halt_source()
         self.holder = ConnectionHolder(
             self.lease, self.listener, Members(client, keys.listeners, shared.id), self._ledger
@@ -139,6 +146,9 @@ class ListenerRole(Role):
     def session(self) -> str | None:
         day = self.market_clock.day
         return None if day is None else day.session(self.market_clock.now_ms)
+
+    def look(self) -> None:
+        self.losses.look()
 
     async def finish(self) -> None:
         await self._operator.close()

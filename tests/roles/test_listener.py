@@ -10,7 +10,7 @@ import pytest
 
 from mdp.cache.keys import Keys
 from mdp.config import Config, HaltsConfig, MdqConfig
-from mdp.events import HaltNotice
+from mdp.events import HaltNotice, Trade
 from mdp.listener.announcement import Announcement, read_announcement
 from mdp.listener.ring import RawRing
 from mdp.listener.states import FeedState
@@ -18,6 +18,7 @@ from mdp.listener.trade_halts import HaltSource
 from mdp.observability.loop_lag import StepTimers
 from mdp.observability.metrics import Metrics
 from mdp.processor.pace import Pace
+from mdp.queues.base import Batch
 from mdp.roles import listener as listener_module
 from mdp.roles.listener import ListenerRole, _PatientPace
 from mdp.roles.parts import Shared
@@ -292,6 +293,17 @@ async def test_without_redis_nobody_connects(
     await until(lambda: first.live or second.live)
     await asyncio.sleep(0.2)
     assert provider.most == 1
+
+
+async def test_what_could_not_be_handed_on_is_in_the_announced_ledger(
+    make: Make, redis_server: RedisServer
+) -> None:
+    """Processors cannot know of it otherwise."""
+    replica = await make().start()
+    await until(lambda: said(redis_server).state == "live")
+    replica.role.writer.queues["trades"].on_loss("dropped", Batch([Trade("A", 1, 1, 1)], 0))  # type: ignore[misc]
+    replica.role.look()
+    await until(lambda: [gap["reason"] for gap in said(redis_server).ledger] == ["dropped"])
 
 
 # --- operators, halts, replays ---
