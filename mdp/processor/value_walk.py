@@ -25,7 +25,6 @@ PER_SECOND = 4_000
 #: What a daily range says besides the enriched quote begins with this: making one of them is making both.
 _RANGE_BEGINS = b',"pre_market_high":'
 _RARE = (HALT, LULD)  # published whenever they change; walked only where Redis may have lost them
-_MOST_SECONDS = 1.0  # that count at once, after a pause
 
 
 class ValueWalk:
@@ -36,6 +35,8 @@ class ValueWalk:
         providers: By family name: makes a symbol's value; None where it has none.
         per_second: Values at most.
         period_seconds: Once around.
+        most_seconds: That count at once. Where turns come further apart, the loop has other things to do, and
+            a round takes longer.
     """
 
     families = frozenset(family.name for family in (QUOTE, DAILY_RANGE, AGG, TRADE_STATS))
@@ -47,12 +48,14 @@ class ValueWalk:
         *,
         per_second: float = PER_SECOND,
         period_seconds: float = PERIOD_SECONDS,
+        most_seconds: float = 0.1,
     ) -> None:
         self._market = market
         self._ledger = TradeLedger.of(market)
         self._providers = providers
         self._per_second = per_second
         self._period_seconds = period_seconds
+        self._most_seconds = most_seconds
         self._written: dict[tuple[str, str], Any] = {}  # (family, symbol) -> what it followed from
         self._round: list[str] = []  # symbols still to be looked at, last first
         self._size = 0  # of the round
@@ -72,8 +75,9 @@ class ValueWalk:
 
         Counts as written when it was handed out; call `forget` where it could not be.
         """
-        seconds = min(seconds, _MOST_SECONDS)
-        self._values = min(self._values + self._per_second * seconds, self._per_second * _MOST_SECONDS)
+        seconds = min(seconds, self._most_seconds)
+        most = max(1.0, self._per_second * self._most_seconds)
+        self._values = min(self._values + self._per_second * seconds, most)
         if not self._round:
             self._begin_round()
         self._looks = min(self._looks + self._size * seconds / self._period_seconds, float(self._size))

@@ -34,9 +34,9 @@ def hearer(redis_server: RedisServer) -> Iterator[Hearer]:
 
 
 async def pass_time(rig: Rig, seconds: int = 8) -> None:
-    """So many turns of a second."""
-    for _ in range(seconds):
-        await rig.turn()
+    """Turns of a tenth of a second."""
+    for _ in range(10 * seconds):
+        await rig.turn(0.1)
 
 
 async def test_plain_keys_hold_what_one_process_says(rig: Rig) -> None:

@@ -24,7 +24,7 @@ class Bench:
         self.nothing: set[tuple[str, str]] = set()
         providers = {family.name: self.provider(family) for family in (QUOTE, DAILY_RANGE, AGG, TRADE_STATS)}
         self.providers = providers
-        self.walk = ValueWalk(self.rig.market, providers, **options)
+        self.walk = ValueWalk(self.rig.market, providers, **{"most_seconds": 1.0, **options})
         if count:
             self.bars(count, 10)
 
@@ -115,6 +115,14 @@ def test_after_a_pause_not_all_at_once() -> None:
     assert len(list(bench.walk.due(60.0))) == 100 * len(BARS)
 
 
+def test_where_the_loop_is_busy_a_round_takes_longer() -> None:
+    """Turns that come late do no more than others: values under plain keys must not cost events."""
+    bench = Bench(1_000, most_seconds=0.1)
+    in_time = [len(list(bench.walk.due(0.1))) for _ in range(5)]
+    late = [len(list(bench.walk.due(0.5))) for _ in range(5)]
+    assert sum(late) == sum(in_time) == 5 * 20 * len(BARS)
+
+
 def test_what_was_lost_is_written_again() -> None:
     """All of it, and what otherwise is written only when it changes: halts and limits."""
     bench = Bench(20)
@@ -169,7 +177,7 @@ def test_a_quote_is_worked_out_with_its_range() -> None:
         return quote_of(rig.market, symbol)
 
     for providers in ({"daily_range:{S}": rig.range.payload, "quote:{S}": quote}, {"quote:{S}": quote}):
-        walk = ValueWalk(rig.market, providers)
+        walk = ValueWalk(rig.market, providers, most_seconds=1.0)
         written = {family.name: encode_json(value) for _ in range(5) for family, _, value in walk.due(1.0)}
         assert written["quote:{S}"] == encode_json(quote_of(rig.market, "AAA"))
         assert written.keys() == providers.keys()
