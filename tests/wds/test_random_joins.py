@@ -545,4 +545,4 @@ def test_ten_thousand_joins_at_any_moment_are_without_hole_or_repeat() -> None:
     settings(AS_EVER, max_examples=2_000)(arguments(random_joins))()
     told = TOTALS - before
     assert told["joins"] >= 10_000
-    assert min(told[what] for what in ("resumes", "deltas", "outages", "skipped", "conflated")) >= 500, told
+    assert min(told[what] for what in ("resumes", "deltas", "outages", "skipped", "conflated")) >= 100, told
