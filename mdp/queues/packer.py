@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from mdp.cache.keys import Keys
 from mdp.config import MdqConfig
 from mdp.events import AGGREGATES, HALT_NOTICES, HALTS, QUOTES, TRADES, UNKNOWN, milliseconds
@@ -14,6 +16,8 @@ from mdp.queues.entry import EntryError, Header, Partitions, pack, pack_header, 
 from mdp.queues.memory import MemoryQueue
 from mdp.queues.streams import EXPIRING, Outgoing, Stream
 from mdp.sessions import MarketClock
+
+log = structlog.get_logger(__name__)
 
 #: In the order in which they are packed: what is rare and matters most comes first.
 _ORDER = (HALTS, HALT_NOTICES, UNKNOWN, AGGREGATES, TRADES, QUOTES)
@@ -57,6 +61,7 @@ class Packer:
     ) -> None:
         self.market_clock = market_clock
         self.unwritable = 0
+        self._clock_failures = 0
         self._clock = clock
         self._wall_ms = wall_ms
         self._trace = trace
@@ -97,7 +102,12 @@ class Packer:
                 oldest_ns = oldest_ns or batch.arrival_ns
                 newest_ns = max(newest_ns, batch.arrival_ns)
                 left -= len(batch)
-                self._tell_time(name, batch)
+                try:
+                    self._tell_time(name, batch)
+                except Exception as exc:  # a clock that stands still is better than events that are gone
+                    self._clock_failures += 1
+                    if self._clock_failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                        log.error("market_clock_failed", failures=self._clock_failures, exc_info=exc)
                 events += batch.events
             if not events:
                 continue
