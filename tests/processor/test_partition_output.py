@@ -200,3 +200,32 @@ async def test_a_successor_takes_over_in_silence(rig: Rig, redis_server: RedisSe
     await heir.out.close()
     assert other.writer.outputs == {}
     await other.close()
+
+
+async def test_a_second_of_sixteen_partitions_takes_few_commands(rig: Rig, redis_server: RedisServer) -> None:
+    """Whatever their number: a script a turn, one for each feed with parts, and the values themselves.
+
+    Commands inside of scripts count, as INFO commandstats counts them. At 200,000 events/s, 200 commands a
+    second are one for 1,000 events.
+    """
+    market = Market2(rig, 16)
+    symbols = [f"S{n}" for n in range(160)]
+    market.send(*[bar(symbol, NOON, 10, o=9, av=5) for symbol in symbols])
+    market.send(*[trade(symbol, NOON, 100, i=symbol) for symbol in symbols])
+    market.flush()
+    await rig.turn(0.02)
+    kept = sum(partition.out.output.counters.kept for partition in market.partitions)
+    redis_server.reset_commands()
+    for turn in range(50):
+        rig.time += 0.02
+        await rig.writer.flush()
+        if turn % 12 == 0:
+            market.flush()
+            await rig.writer.parts.flush()
+    calls = redis_server.commands()
+    kept = sum(partition.out.output.counters.kept for partition in market.partitions) - kept
+    assert calls.pop("set") == kept
+    assert kept <= 4 * len(symbols) / 5 + 4 * 16  # each value once in five seconds
+    ours = {name: calls[name] for name in calls.keys() & {"evalsha", "eval", "hmget", "hset", "expire"}}
+    assert sum(ours.values()) <= 300
+    assert sum(calls.values()) - sum(ours.values()) <= 20
