@@ -162,7 +162,7 @@ messages = st.fixed_dictionaries(
     optional={
         "feed": names,
         "cache": names,
-        "feeds": names | st.lists(names, max_size=3),
+        "feeds": names | st.lists(names, max_size=3, unique=True),
         "full": st.booleans() | st.just(1),
         "limit": numbers,
         "fields": st.none() | st.lists(texts, max_size=3) | texts.filter(bool),
