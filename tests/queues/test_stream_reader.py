@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
-from mdp.cache.redis_link import Link, connect
+from mdp.cache.leases import Lease
+from mdp.cache.redis_link import Link, check, connect
 from mdp.config import CacheConfig
 from mdp.events import Trade
 from mdp.queues.entry import STREAMED, VERSION, Header, NewerEntry, Partitions, pack, pack_header, scatter
@@ -31,6 +33,8 @@ from tests.queues.streams_support import (
 from tests.redis_server import RedisServer
 
 Make = Callable[..., StreamReader]
+#: What docs/redis.md says that a user of ours needs.
+ACL_RIGHTS = "-@all +@read +@write +@connection +@pubsub +@scripting +@transaction +info +time"
 
 
 class Time:
@@ -470,3 +474,35 @@ async def test_a_cluster_carries_the_streams(tmp_path: Path) -> None:
         await reader._client.aclose()
     finally:
         server.stop()
+
+
+async def test_a_user_with_the_documented_rights_is_enough(redis_server: RedisServer) -> None:
+    """Those of docs/redis.md, for keys and channels of one prefix; and no other key can be reached."""
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "mdp", "on", ">secret", "~t:*", "&t:*", *ACL_RIGHTS.split())
+        try:
+            url = f"redis://mdp:secret@127.0.0.1:{redis_server.port}/0"
+            config = CacheConfig(url=url)
+            made = writer(redis_server, url=url)
+            assert (await check(made._client, config)).version
+            await made.start()
+            await put(made, "trades", trades(0, 100))
+            reader = StreamReader(made._client, KEYS, Link("test", config), ttl_seconds=5)
+            for partition in range(PARTITIONS):
+                reader.add(partition)
+            assert len(numbers(await gather_until(reader, 100))) == 100
+            lease = Lease(made._client, KEYS, "publisher", "me")
+            assert await lease.acquire()
+            await lease.release()
+            with pytest.raises(NoPermissionError):
+                await made._client.get("other")
+            await made.stop()
+            await made._client.aclose()
+        finally:
+            client.acl_deluser("mdp")
+
+
+def test_the_documented_rights_are_those_tested() -> None:
+    """Word for word."""
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text(encoding="utf-8")
+    assert ACL_RIGHTS in text
