@@ -154,7 +154,7 @@ class Partition:
             now_ms: Redis's time.
 
         Returns:
-            How many events of the replay left.
+            How many events of the replay left. Not `live` after it: the partition is another's.
 
         Raises:
             REDIS_ERRORS: It may be tried again.
@@ -164,7 +164,7 @@ class Partition:
         self.hold()
         try:
             new = await self.out.resume(self.first_ms or now_ms)
-            if not self.gone:
+            if not self.gone and not self.out.output.refused:
                 self.live = True
                 self._flushers.start()
         finally:

@@ -251,18 +251,22 @@ class Partitions:
         if await self._replay_more(one):
             return
         while not one.live:
+            if one.gone or one.out.output.refused:
+                return
             try:
                 new = await one.go_live(self._reader.redis_ms())
             except REDIS_ERRORS as exc:
                 log.warning("replay_not_ended", partition=number, error=type(exc).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            if not one.live:
+                return
             self.replayed_seconds = self._clock() - self._took.get(number, self._clock())
             log.info(
                 "partition_live", partition=number, seconds=round(self.replayed_seconds, 3), new_events=new
             )
         pause, before = _FIRST_SECONDS, -1
-        while True:
+        while not one.gone:
             await asyncio.sleep(pause)
             if one.total == before:  # only heartbeats came
                 continue
