@@ -34,7 +34,7 @@ class Turn:
         output: Whose.
         keys: Names.
         wall_ms: The wall clock.
-        clock: Monotonic seconds.
+        pace: Of all outputs' turns together.
         plain_keys, plain_channels: See `RedisWriter`.
     """
 
@@ -44,7 +44,7 @@ class Turn:
         keys: Keys,
         *,
         wall_ms: Callable[[], int],
-        clock: Callable[[], float],
+        pace: Pace,
         plain_keys: bool,
         plain_channels: bool,
     ) -> None:
@@ -56,7 +56,7 @@ class Turn:
         self._wall_ms = wall_ms
         self._plain_keys = plain_keys
         self._plain_channels = plain_channels
-        self._pace = _Pace(clock)
+        self._pace = pace
         self._states: dict[Key, Any] = {}
         self._values: dict[Key, Any] = {}
         self._raw = 0
@@ -158,8 +158,12 @@ async def _present(output: RedisOutput, family: Family, symbol: str) -> Any:
     return value
 
 
-class _Pace:
-    """Gives the loop back when a step got long."""
+class Pace:
+    """Gives the loop back when a step got long.
+
+    Args:
+        clock: Monotonic seconds.
+    """
 
     __slots__ = ("_clock", "_left", "_since")
 

@@ -25,7 +25,7 @@ from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import OutputCounters, RedisOutput
 from mdp.cache.redis_parts import PartsWriter
 from mdp.cache.redis_scripts import ADMIT, VALUES, WHOLE, owners, text
-from mdp.cache.redis_turn import Turn, Walk
+from mdp.cache.redis_turn import Pace, Turn, Walk
 from mdp.cache.tasks import end
 from mdp.feeds import Family, Target
 from mdp.stage import Health
@@ -253,6 +253,7 @@ class RedisWriter:
         if keep:
             self._kept_at = now
         turns = []
+        pace = Pace(self._clock)
         for output in list(self.outputs.values()):
             if output.refused or output.silent or not output.valid():
                 continue
@@ -263,7 +264,7 @@ class RedisWriter:
                 output,
                 self._keys,
                 wall_ms=self._wall_ms,
-                clock=self._clock,
+                pace=pace,
                 plain_keys=self._plain_keys,
                 plain_channels=self._plain_channels,
             )
