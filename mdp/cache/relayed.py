@@ -91,7 +91,11 @@ def parse(data: bytes) -> tuple[int, int, int, bytes]:
         ValueError: It is something else.
     """
     head, newline, body = data.partition(b"\n")
-    epoch, seq, ts = head.split(b" ")
+    try:
+        epoch, seq, ts = head.split(b" ")
+        place = int(epoch), int(seq), int(ts)
+    except ValueError:
+        newline = b""
     if not newline:
-        raise ValueError("no payload")
-    return int(epoch), int(seq), int(ts), body
+        raise ValueError("not a message of the bus")
+    return (*place, body)
