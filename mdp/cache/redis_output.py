@@ -200,7 +200,10 @@ class RedisOutput:
             self.families[feed] = family
         if len(batch.items) >= _MAX_EVENTS:
             batch.items.popleft()
-            batch.under_way = max(0, batch.under_way - 1)
+            if batch.under_way:
+                batch.under_way -= 1
+                if not batch.under_way:
+                    batch.number += 1  # what follows is another batch, should that one be in Redis
             self.counters.dropped += 1
         batch.items.append((ts, body))
         self.counters.events += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from mdp.cache.keys import Keys
@@ -55,7 +55,7 @@ class Rig:
         number: int = 0,
         epoch: int = 1,
         *,
-        packers: dict[str, Callable[[Any], bytes]] | None = None,
+        packers: Mapping[str, Callable[[Any], bytes]] | None = None,
         **options: Any,
     ) -> RedisOutput:
         """An output as a partition has it."""
