@@ -367,7 +367,7 @@ class StreamReader:
         So it is where Redis came back empty and its clock, or the listener's idea of it, is behind.
         """
         now = self._clock()
-        for partition in self._partitions.values():
+        for partition in list(self._partitions.values()):  # one may come or go while we wait
             if now - partition.heard < _SILENCE_SECONDS:
                 continue
             partition.heard = now

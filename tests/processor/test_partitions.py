@@ -235,3 +235,18 @@ async def test_a_recorded_day_comes_out_the_same(redis_server: RedisServer) -> N
             await eventually(lambda name=name, wanted=wanted: len(told(redis_server, name)) >= len(wanted))  # type: ignore[misc]
             assert sorted_events(told(redis_server, name), ALERT) == wanted
         assert values_of_all(nodes) == values_of([one.market], [one.engine])
+
+
+async def test_nothing_goes_on_for_a_partition_that_went_during_its_replay(redis_server: RedisServer) -> None:
+    """Neither results nor checkpoints, nor the task that would have seen to them."""
+    async with running(redis_server, 1) as (_listener, nodes):
+        partitions = nodes[0].partitions
+        one = partitions.working[0]
+        partitions.drop(0)
+        one.live = False
+
+        async with asyncio.timeout(5):
+            await partitions._keep(one)
+
+        assert not one.live
+        assert await one.go_live(1) == 0
