@@ -49,7 +49,7 @@ class RoleProcess(Process):
         Raises:
             StartError: No such role, or one that cannot be built.
         """
-        names = list(ROLES) if "all" in roles else [name for name in ROLES if name in roles]
+        names = names_of(roles)
         unknown = [name for name in roles if name != "all" and name not in ROLES]
         if unknown or not names:
             raise StartError(
@@ -104,6 +104,11 @@ class RoleProcess(Process):
                 log.warning("stop_timeout", stage=role.name)
 
 
+def names_of(roles: list[str]) -> list[str]:
+    """The roles of a process in the order of starting; unknown names are left out."""
+    return list(ROLES) if "all" in roles else [name for name in ROLES if name in roles]
+
+
 def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
     """Run some roles until a signal. The second one ends at once.
 
@@ -112,4 +117,6 @@ def run(config: Config, roles: list[str], demo: DemoOptions | None) -> int:
     """
     if config.processor.workers > 1:
         return workers.run(config, roles)
+    for name in names_of(roles):  # before there is a loop to hold, and before the collector is set up
+        import_module(ROLES[name][0])
     return running.run(lambda settings: RoleProcess(settings, roles), config, demo)

@@ -200,3 +200,63 @@ async def test_clients_stay_connected_while_redis_is_gone(redis_server: RedisSer
                 second = await anext(board)
             assert [row["symbol"] for row in second.value] == ["B"]
         await writing.aclose()
+
+
+async def test_what_clients_see_never_goes_back_whatever_becomes_of_the_connection(
+    redis_server: RedisServer, publisher: Publisher, client: Redis
+) -> None:
+    """A board and a symbol under load, while the replica loses its subscriptions again and again."""
+    stop = asyncio.Event()
+    count = 0
+
+    async def publish() -> None:
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+            await publisher.publish(BOARD, [{"symbol": "A", "rank": 1, "n": count}])
+            await publisher.publish("quote:A", {"symbol": "A", "n": count})
+            await publisher.emit(feeds.HOD_ALERT.name, {"n": count})
+
+    async def read(reader: aiohttp.ClientWebSocketResponse) -> None:
+        async for frame in reader:
+            for message in frame.json():
+                seen.setdefault(message["feed"], []).append(message)
+
+    seen: dict[str, list[dict[str, Any]]] = {}
+    busy = asyncio.create_task(publish())
+    try:
+        async with serving(redis_server) as service:
+            reader = await view(service, BOARD, "quote:A", feeds.HOD_ALERT.name, full=True)
+            reading = asyncio.create_task(read(reader))
+            for line in range(2, 5):
+                await asyncio.sleep(0.15)
+                with redis_server.client() as plain:
+                    plain.client_kill_filter(_type="pubsub")
+                relay = service.bus._relay  # type: ignore[attr-defined]
+                await eventually(lambda line=line, relay=relay: relay.channels.line >= line)  # type: ignore[misc]
+            await asyncio.sleep(0.3)
+            stop.set()
+            await busy
+            await eventually(lambda: _last(seen[BOARD]) == _last(seen["quote:A"]) == count)
+            await eventually(lambda: seen[feeds.HOD_ALERT.name][-1]["data"]["n"] == count)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+    finally:
+        stop.set()
+        await asyncio.gather(busy, return_exceptions=True)
+    for feed in (BOARD, "quote:A"):
+        numbers = [_last([message]) for message in seen[feed] if message["data"] is not None]
+        assert numbers == sorted(numbers), feed
+        places = [message["seq"] for message in seen[feed]]
+        assert places == sorted(set(places)), "each once"
+    snapshot, *events = seen[feeds.HOD_ALERT.name]
+    assert snapshot["kind"] == "snapshot"
+    first = snapshot["seq"] + 1
+    assert [message["seq"] for message in events] == list(range(first, first + len(events))), "no hole"
+
+
+def _last(messages: list[dict[str, Any]]) -> int:
+    """The number in the last of some messages about a board or a quote."""
+    data = messages[-1]["data"]
+    number: int = (data[0] if isinstance(data, list) else data)["n"]
+    return number
