@@ -102,7 +102,7 @@ class Wire:
             except asyncio.IncompleteReadError as error:
                 raise ConnectionError(f"the end after {len(error.partial)} bytes") from None
         if first & 0x40:
-            payload = zlib.decompress(payload + b"\0\0\xff\xff", -15)
+            payload = zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff")  # never a last block
         return Heard(first & 0xF, payload)
 
     async def close(self) -> None:
