@@ -81,7 +81,7 @@ def bands(count: int) -> Batch:
     return Batch([LimitUpLimitDown(f"S{n}", NOW_MS) for n in range(count)], time.monotonic_ns())
 
 
-async def until(reached: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(reached: Callable[[], Any], seconds: float = 30.0) -> None:
     """Let the loop run until something is so; fails where it does not become so."""
     async with asyncio.timeout(seconds):
         while not reached():  # noqa: ASYNC110 - there is no event for what another process does
@@ -102,11 +102,11 @@ def writer(
     server: RedisServer,
     leadership: Callable[[], int] | None = None,
     *,
-    timeout_seconds: float = 0.3,
+    timeout_seconds: float = 3.0,
     url: str = "",
     **changes: Any,
 ) -> StreamWriter:
-    """A writer that was not started. It gives up on an answer sooner than ours do."""
+    """A writer that was not started."""
     config = CacheConfig(url=url or server.url, timeout_seconds=timeout_seconds)
     settings: dict[str, Any] = {"partitions": PARTITIONS, "ttl_seconds": 60.0, "flush_ms": 5.0, **changes}
     return StreamWriter(

@@ -91,7 +91,7 @@ async def read_into(found: list[Delivery], reader: StreamReader, wait_ms: int = 
         found += [delivery]
 
 
-async def gather_until(reader: StreamReader, events: int, seconds: float = 10) -> list[Delivery]:
+async def gather_until(reader: StreamReader, events: int, seconds: float = 30) -> list[Delivery]:
     """Read until so many events came."""
     found: list[Delivery] = []
     async with asyncio.timeout(seconds):
@@ -172,7 +172,7 @@ async def test_a_heartbeat_tells_the_market_clock(make: Make, wrote: StreamWrite
     await put(wrote, "aggregates", bars(1))
     reader = make()
     heard: dict[int, int] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(heard) < PARTITIONS or min(heard.values()) < NOW_MS:
             for delivery in await gather(reader, wait_ms=100):
                 heard[delivery.partition] = delivery.header.market_ms
@@ -233,7 +233,7 @@ async def test_without_partitions_it_waits_for_one(redis_server: RedisServer, ma
     await asyncio.sleep(0.01)
     add(redis_server, "*", Header(1, 1, 3, 3, 0, 0), some(3))
     reader.add(0)
-    assert sum(len(delivery.events) for delivery in await asyncio.wait_for(waiting, 4)) == 3
+    assert sum(len(delivery.events) for delivery in await asyncio.wait_for(waiting, 30)) == 3
 
 
 # --- age ---
@@ -380,8 +380,8 @@ async def test_a_lost_connection_costs_nothing(
     found = await gather_until(reader, 100)
     redis_server.freeze()
     wrote.queues["trades"].put(trades(100, 100))
-    assert await gather(reader, wait_ms=10) == []
-    assert not reader._link.ok
+    while reader._link.ok:
+        assert await gather(reader, wait_ms=10) == []
     redis_server.thaw()
     found += await gather_until(reader, 100)
     assert sorted(numbers(found)) == list(range(200))

@@ -203,7 +203,7 @@ async def test_a_killed_and_emptied_redis_loses_nothing_that_comes_later(
 
 async def test_a_frozen_redis_gets_each_event_once(make: Make, redis_server: RedisServer) -> None:
     """Though pipelines are given up, sent again, and found by Redis in the buffers of dead connections."""
-    made = make(timeout_seconds=0.1)
+    made = make(timeout_seconds=0.3)
     await made.start()
     number = 0
     for _ in range(3):

@@ -34,10 +34,10 @@ PARTITIONS = 4
 
 @pytest.fixture(autouse=True)
 def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the real times."""
-    monkeypatch.setattr(listener_module, "LEASE_SECONDS", 0.8)
-    monkeypatch.setattr(listener_module, "RENEW_SECONDS", 0.1)
-    monkeypatch.setattr(listener_module, "MARGIN_SECONDS", 0.2)
+    """A quarter of the real times: a busy machine must not make a lease run out."""
+    monkeypatch.setattr(listener_module, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(listener_module, "RENEW_SECONDS", 0.25)
+    monkeypatch.setattr(listener_module, "MARGIN_SECONDS", 0.7)
     monkeypatch.setattr(listener_module, "TAKEOVER_SECONDS", (0.2, 0.4, 0.8))
     monkeypatch.setattr("mdp.roles.listener_lease._ANNOUNCE_SECONDS", 0.1)
 
@@ -63,9 +63,9 @@ class Replica:
     """A role with what a process gives it."""
 
     def __init__(self, server: RedisServer, provider: FakeProvider, url: str = "", **changes: Any) -> None:
-        config = Config(mdq=MdqConfig(partitions=PARTITIONS, flush_ms=5.0), **changes)
+        config = Config(mdq=MdqConfig(partitions=PARTITIONS, flush_ms=5.0, ttl_seconds=60.0), **changes)
         config.massive = quick_config(provider.feed, rest_url="http://127.0.0.1:9")
-        config.cache = server.config(timeout_seconds=0.3)
+        config.cache = server.config(timeout_seconds=1.0)
         config.cache.url = url or server.url
         self.metrics = Metrics()
         self.redis = RedisStage("redis", config.cache)
