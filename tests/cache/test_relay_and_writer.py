@@ -109,6 +109,7 @@ async def test_boards_and_alerts_arrive_without_hole_or_repeat_while_clients_com
     try:
         async with relay_to(redis_server) as relay:
             relay.bus.subscribe(HOD_ALERT.name, alerts.append)
+            await eventually(lambda: boards.counters.sent > 0)  # there is a board to be read
             for _ in range(8):
                 heard = Heard()
                 subscription = relay.bus.subscribe(TOP_GAINERS.name, heard.append)
