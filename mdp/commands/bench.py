@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -18,6 +18,7 @@ def bench() -> None:
       mdp bench ingest
       mdp bench ingest --suite --json results.json
       mdp bench fanout
+      mdp bench queues
     """
 
 
@@ -161,3 +162,62 @@ def ingest(
         json=json_path,
     )
     sys.exit(measurement.main(options))
+
+
+@bench.command()
+@click.option("--processors", default="1", show_default=True, metavar="N[,N]", help="Replicas; each a run.")
+@click.option("--wds", default="1", show_default=True, metavar="N[,N]", help="Replicas; each a run.")
+@click.option("--seconds", default=15.0, show_default=True, help="Of closed loop, on each side.")
+@click.option("--warmup", default=5.0, show_default=True, help="Seconds before that, on each side.")
+@click.option(
+    "--rate",
+    default=200_000.0,
+    show_default=True,
+    help="Events a second offered, to count commands; 0: skip.",
+)
+@click.option(
+    "--latency-rate", default=50_000.0, show_default=True, help="The same for latency of quotes; 0: skip."
+)
+@click.option("--open-seconds", default=10.0, show_default=True, help="Of each of these two.")
+@click.option("--events-per-frame", default=100, show_default=True)
+@click.option("--symbols", default=11_000, show_default=True)
+@click.option("--zipf", default=0.9, show_default=True, help="How unequally symbols trade; 0 is equally.")
+@click.option("--seed", default=1, show_default=True)
+@click.option(
+    "--credit-bytes", default=8 * 1024 * 1024, show_default=True, help="Sent and not processed, at most."
+)
+@click.option("--clients", default=10, show_default=True, help="WebSocket clients of each data service.")
+@click.option("--quotes", default=20, show_default=True, help="Quotes that each of them subscribes to.")
+@click.option("--cores", default=2, show_default=True, help="For all processes together.")
+@click.option(
+    "--alone/--no-alone", default=True, show_default=True, help="Measure one process in memory, too."
+)
+@click.option("--json", "json_path", default="", metavar="FILE", help="Write the results there, too.")
+def queues(*, processors: str, wds: str, json_path: str, **others: Any) -> None:
+    """Through a real Redis: listener, processors and data services, each a process, on two cores.
+
+    Starts a redis-server of its own, measures throughput in turns with one process in memory, Redis's
+    commands, CPU, latency and memory. Exit code 1 if a single event is unaccounted for.
+
+    \b
+    Examples:
+      mdp bench queues
+      mdp bench queues --processors 1,2,4 --no-alone
+      mdp bench queues --wds 1,2,4 --json results.json
+    """
+    from mdp.bench import queues as measurement
+    from mdp.bench.queues_options import QueuesOptions, replicas
+    from mdp.commands.common import Refused
+    from mdp.config import LogConfig
+    from mdp.observability.logging import configure
+
+    if json_path and not Path(json_path).absolute().parent.is_dir():
+        raise Refused(f'--json: found "{json_path}"; allowed: a file in a folder that exists')
+    replicated: dict[str, Any] = {}
+    for name, text in (("processors", processors), ("wds", wds)):
+        try:
+            replicated[name] = replicas(text)
+        except ValueError as exc:
+            raise Refused(f"--{name}: {exc}") from None
+    configure(LogConfig(level="warning"))
+    sys.exit(measurement.main(QueuesOptions(**replicated, **others, json=json_path)))
