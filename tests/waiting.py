@@ -11,8 +11,9 @@ PATIENCE_SECONDS = 20.0  # only a failing test takes it
 
 async def eventually(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until a condition holds; fails by time-out where it never does."""
+    held = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110  conditions of many kinds, none with an event
+            while not (held := condition()):
                 await asyncio.sleep(0.01)
-    assert condition()
+    assert held, "it never did"

@@ -186,6 +186,8 @@ class Partition:
         self.hold()
         try:
             await self._flushers.pause()
+            if self.gone:
+                return 0.0
             while self._held:  # what came meanwhile: the cursors are behind it already
                 self._process(*self._held.popleft())
             events = self.out.output.counters.events

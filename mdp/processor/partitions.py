@@ -248,7 +248,7 @@ class Partitions:
     async def _keep(self, one: Partition) -> None:
         """From the end of a replay on: let it go live, then write checkpoints."""
         number = one.number
-        if await self._replay_more(one):
+        if one.gone or await self._replay_more(one):
             return
         while not one.live:
             if one.gone or one.out.output.refused:
