@@ -113,7 +113,7 @@ def _said_by_clients() -> dict[str, tuple[str, Json]]:
         "v2Auth": ("Log in, also again with a new token", _action("auth", login | {"id": _ID})),
         "v2Subscribe": (
             "Be told of feeds",
-            _action("subscribe", feeds | _options() | {"id": _ID}) | _NAMES_FEEDS,
+            _action("subscribe", feeds | _options() | {"id": _ID}) | _NAMES_FEEDS | _RESUMES_ONE,
         ),
         "v2Unsubscribe": ("No more", _action("unsubscribe", feeds | {"id": _ID}) | _NAMES_FEEDS),
         "v2Get": (
@@ -124,9 +124,9 @@ def _said_by_clients() -> dict[str, tuple[str, Json]]:
 
 
 _EVENT_FEED = {"type": "string", "pattern": event_pattern()}
-_NAMES_FEEDS: Json = {
-    "anyOf": [{"required": ["feeds"]}, {"required": ["feed"]}],
-    # To go on is possible for one event feed at a time.
+_NAMES_FEEDS: Json = {"anyOf": [{"required": ["feeds"]}, {"required": ["feed"]}]}
+#: To go on is possible for one event feed at a time.
+_RESUMES_ONE: Json = {
     "if": {"required": ["resume"], "properties": {"resume": {"type": "object"}}},
     "then": {
         "properties": {
