@@ -14,6 +14,6 @@ async def eventually(condition: Callable[[], bool], *, seconds: float = PATIENCE
     held = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not (held := condition()):
+            while not (held := condition()):  # noqa: ASYNC110  conditions of many kinds, none with an event
                 await asyncio.sleep(0.01)
     assert held, "it never did"
