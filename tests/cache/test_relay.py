@@ -441,6 +441,7 @@ async def test_a_redis_that_comes_back_empty_is_taken_up(redis_server: RedisServ
         client = connect(redis_server.config())
         with redis_server.client() as plain:
             await eventually(lambda: plain.smembers("mdp:interest:wds-1") == {BOARD.encode(), b"quote:*"})
+        await eventually(lambda: relay.channels.joined("mdp:bus:quote:*"))
         after = Publisher(client, epoch=2_000)
         await after.publish(BOARD, 3)
         await after.publish("quote:AAPL", 4)
