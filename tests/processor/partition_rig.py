@@ -104,7 +104,7 @@ class Partition:
         assert [guard.name for guard in self.engine.guards if guard.failures] == []
 
 
-class Market2:
+class Markets:
     """So many partitions of one process, and the market in one process (`one`)."""
 
     def __init__(self, rig: WriterRig, count: int = 4) -> None:

@@ -16,7 +16,7 @@ from tests.analyzers.rig import bar, trade
 from tests.cache.writer_rig import Hearer, Rig
 from tests.redis_server import RedisServer
 
-from .partition_rig import NOON, Market2, Partition
+from .partition_rig import NOON, Markets, Partition
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def pass_time(rig: Rig, seconds: int = 8) -> None:
 
 async def test_plain_keys_hold_what_one_process_says(rig: Rig) -> None:
     """For existing clients: GET of quotes, ranges, bars, statistics; whichever partition has the symbol."""
-    market = Market2(rig)
+    market = Markets(rig)
     symbols = [f"S{n}" for n in range(40)]
     market.send(*[bar(symbol, NOON, 10 + n, o=10, av=n) for n, symbol in enumerate(symbols)])
     market.send(*[trade(symbol, NOON, 100, i=symbol) for symbol in symbols])
@@ -57,7 +57,7 @@ async def test_plain_keys_hold_what_one_process_says(rig: Rig) -> None:
 
 async def test_alerts_come_as_from_one_process(rig: Rig) -> None:
     """Each once, in order within a symbol; LRANGE gives the newest first."""
-    market = Market2(rig)
+    market = Markets(rig)
     symbols = [f"S{n}" for n in range(10)]
     market.send(*[bar(symbol, NOON, 10, av=1) for symbol in symbols])
     for step in range(1, 4):
@@ -72,7 +72,7 @@ async def test_alerts_come_as_from_one_process(rig: Rig) -> None:
 
 async def test_subscribers_get_what_changes_and_nobody_else_is_served(rig: Rig, hearer: Hearer) -> None:
     """Of two symbols with a bar, the wanted one's quote and range leave."""
-    market = Market2(rig)
+    market = Markets(rig)
     rig.interest.heard("+quote:AAA")
     rig.interest.heard("+daily_range:AAA")
     market.send(bar("AAA", NOON, 10, av=1), bar("BBB", NOON, 10, av=1))
@@ -85,7 +85,7 @@ async def test_subscribers_get_what_changes_and_nobody_else_is_served(rig: Rig, 
 
 async def test_raw_trades_leave_in_order_while_wanted(rig: Rig, hearer: Hearer) -> None:
     """Every one of them, numbered."""
-    market = Market2(rig)
+    market = Markets(rig)
     rig.interest.heard("+stocks:trades:AAA")
     market.send(*[trade("AAA", NOON, 1 + n, i=str(n)) for n in range(5)])
     await rig.turn(0.02)
@@ -101,7 +101,7 @@ async def parts_of(rig: Rig, feed: str) -> dict[str, Any]:
 
 async def test_every_partition_contributes(rig: Rig) -> None:
     """To boards, top trades, halts and the status, though nobody subscribes to any."""
-    market = Market2(rig)
+    market = Markets(rig)
     symbols = [f"S{n}" for n in range(40)]
     market.send(*[bar(symbol, NOON, 10, o=9, av=5) for symbol in symbols])
     market.send(*[trade(symbol, NOON, 100, i=symbol) for symbol in symbols])
@@ -124,7 +124,7 @@ async def test_every_partition_contributes(rig: Rig) -> None:
 
 async def test_a_status_counts_events_a_second(rig: Rig) -> None:
     """Between two of them, by the process's own clock."""
-    market = Market2(rig, 1)
+    market = Markets(rig, 1)
     await rig.turn()
     market.send(*[bar("AAA", NOON, 10, av=1)] * 6)
     await rig.turn(2)
@@ -134,7 +134,7 @@ async def test_a_status_counts_events_a_second(rig: Rig) -> None:
 
 async def test_halts_are_kept_and_announced(rig: Rig) -> None:
     """The list of events, the symbol's state under its key."""
-    market = Market2(rig)
+    market = Markets(rig)
     market.send(luld("AAA", NOON, 17))
     await rig.turn()
     (event,) = await rig.client.lrange("halts", 0, -1)
@@ -144,7 +144,7 @@ async def test_halts_are_kept_and_announced(rig: Rig) -> None:
 
 async def test_a_halt_that_ended_meanwhile_is_not_left_over(rig: Rig, redis_server: RedisServer) -> None:
     """The predecessor's part names it; the successor, which replayed the end in silence, sets it right."""
-    market = Market2(rig, 1)
+    market = Markets(rig, 1)
     market.send(luld("AAA", NOON, 17))
     await rig.turn()
     assert [len(rows) for rows in (await parts_of(rig, HALTS_ACTIVE.name)).values()] == [1]
@@ -160,7 +160,7 @@ async def test_a_halt_that_ended_meanwhile_is_not_left_over(rig: Rig, redis_serv
 
 async def test_as_many_rows_as_the_publisher_asks_for(rig: Rig) -> None:
     """Told in Redis, taken within a second; the part says how many were asked for."""
-    market = Market2(rig, 1)
+    market = Markets(rig, 1)
     market.send(*[bar(f"S{n:02}", NOON, 10, o=9, av=100 - n) for n in range(30)])
     await rig.client.hset("mdp:limits:{scanners:top_volume}", "partition:0", "4")
     await rig.turn()
@@ -173,7 +173,7 @@ async def test_as_many_rows_as_the_publisher_asks_for(rig: Rig) -> None:
 
 async def test_a_successor_takes_over_in_silence(rig: Rig, redis_server: RedisServer) -> None:
     """It replays what the predecessor took, and announces only what that one did not."""
-    market = Market2(rig, 1)
+    market = Markets(rig, 1)
     bars = [bar("AAA", NOON + n * 1_000, 10 + n, av=1 + n) for n in range(4)]
     for one in bars[:3]:
         market.send(one)
@@ -208,7 +208,7 @@ async def test_a_second_of_sixteen_partitions_takes_few_commands(rig: Rig, redis
     Commands inside of scripts count, as INFO commandstats counts them. At 200,000 events/s, 200 commands a
     second are one for 1,000 events.
     """
-    market = Market2(rig, 16)
+    market = Markets(rig, 16)
     symbols = [f"S{n}" for n in range(160)]
     market.send(*[bar(symbol, NOON, 10, o=9, av=5) for symbol in symbols])
     market.send(*[trade(symbol, NOON, 100, i=symbol) for symbol in symbols])

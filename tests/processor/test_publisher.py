@@ -20,7 +20,7 @@ from tests.analyzers.rig import at, bar, trade
 from tests.cache.writer_rig import Hearer, Rig
 from tests.redis_server import RedisServer
 
-from .partition_rig import NOON, Market2
+from .partition_rig import NOON, Markets
 
 
 class Lease:
@@ -94,9 +94,9 @@ async def place(redis_server: RedisServer) -> AsyncIterator[Place]:
     await made.rig.close()
 
 
-def busy(rig: Rig, partitions: int = 4) -> Market2:
+def busy(rig: Rig, partitions: int = 4) -> Markets:
     """A market of sixty symbols with bars, trades and halts."""
-    market = Market2(rig, partitions)
+    market = Markets(rig, partitions)
     symbols = [f"S{n:02}" for n in range(60)]
     market.send(*[bar(s, NOON, 10 + n % 7, o=10, av=1 + n % 11) for n, s in enumerate(symbols)])
     market.send(*[trade(s, NOON, 1 + n % 5, i=s) for n, s in enumerate(symbols)])
@@ -172,7 +172,7 @@ async def test_a_board_is_published_when_it_changed(
 
 async def test_partitions_are_asked_for_fewer_rows(rig: Rig, place: Place) -> None:
     """As many as they had in the board, and some; the board stays what it is."""
-    market = Market2(rig, 4)
+    market = Markets(rig, 4)
     market.send(*[bar(f"S{n:04}", NOON, 10, o=10, av=1 + n % 13) for n in range(1_500)])
     market.flush()
     await rig.turn()
@@ -190,7 +190,7 @@ async def test_partitions_are_asked_for_fewer_rows(rig: Rig, place: Place) -> No
 
 async def test_who_falls_out_of_the_hundred_is_deleted(rig: Rig, place: Place) -> None:
     """`tta:{S}:widget` exists for the hundred with the most volume."""
-    market = Market2(rig)
+    market = Markets(rig)
     market.send(*[trade(f"S{n:03}", NOON, 1_000 - n, i="1") for n in range(101)])
     market.flush()
     await rig.turn()
