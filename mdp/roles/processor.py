@@ -270,7 +270,10 @@ class ProcessorRole(Role):
     def _only(text: str, count: int) -> list[int] | None:
         if not text:
             return None
-        only = parse_partitions(text)
+        try:
+            only = parse_partitions(text)
+        except ValueError:
+            only = [count]
         if max(only) >= count:
             raise StartError(
                 f"processor.partitions: found {text!r}; allowed: numbers from 0 to {count - 1}", exit_code=2

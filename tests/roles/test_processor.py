@@ -151,10 +151,26 @@ def test_what_is_no_list_of_partitions_is_refused(text: str) -> None:
         parse_partitions(text)
 
 
-async def test_a_static_assignment_beyond_the_partitions_is_refused(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("text", ["2-4", "3-1"])
+async def test_a_static_assignment_beyond_the_partitions_is_refused(
+    redis_server: RedisServer, text: str
+) -> None:
     """The line says which numbers there are."""
     with pytest.raises(StartError, match="allowed: numbers from 0 to 3"):
-        RoleProcess(config(redis_server, partitions="2-4"), ["processor"])
+        RoleProcess(config(redis_server, partitions=text), ["processor"])
+
+
+async def test_a_static_assignment_is_all_that_is_taken(redis_server: RedisServer) -> None:
+    """The others are left alone, though nobody works on them."""
+    process = RoleProcess(config(redis_server, partitions="1,3"), ["processor"])
+    await process.start()
+    try:
+        await eventually(lambda: live(process) == 2)
+        assert set(role(process).partitions.working) == {1, 3}
+        with redis_server.client() as client:
+            assert client.zcard("t:mdp:members:processor") == 0
+    finally:
+        await process.stop()
 
 
 async def test_what_became_of_every_event_is_told(redis_server: RedisServer) -> None:
