@@ -95,6 +95,8 @@ BAD_VALUES: list[tuple[str, Any]] = [
     *[("mdq.keep_seconds", bad) for bad in (9, 3_601, float("inf"))],
     *[("mdq.flush_ms", bad) for bad in (0, 1_001, float("nan"))],
     ("mdq.flush_bytes", 1_000),
+    *[("processor.workers", bad) for bad in (0, 257)],
+    *[("processor.partitions", bad) for bad in ("a", "1,,2", "1-", "-1", "1 2")],
     *[
         (key, bad)
         for key in ("processor.analyzers", "processor.scanners")
