@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mdp.bench.chain_counts import ChainCounts
-from mdp.bench.figures import Quantiles, ratio
+from mdp.bench.figures import Quantiles, middle, ratio
 from mdp.bench.queues_result import Offered, QueuesResult, Side, Turn, cpu_per_million
 from mdp.bench.report import Row, at_least, at_most, machine_line
 
@@ -111,7 +111,7 @@ def print_replicas(results: Sequence[QueuesResult], console: Console) -> None:
     for column in (*columns, "commands/1,000", "p50 ms", "p99 ms", "RSS MB"):
         table.add_column(column, justify="right")
     for result in results:
-        costs = result.chain.cpu_per_million
+        costs = cpu_per_million([result.offered.turn] if result.offered else result.chain.turns)
         latency = result.moderate.latency if result.moderate else Quantiles()
         table.add_row(
             str(result.processors),
@@ -123,7 +123,9 @@ def print_replicas(results: Sequence[QueuesResult], console: Console) -> None:
             f"{latency.p99:.1f}",
             f"{sum(one.rss_mb for one in result.chain.memory):.0f}",
         )
-    table.caption = "listener to feeder: CPU seconds per million events, all replicas together, closed loop"
+    table.caption = (
+        "listener to feeder: CPU seconds per million events at the offered rate, all replicas together"
+    )
     table.caption_justify = "left"
     console.print(table)
 
@@ -131,7 +133,8 @@ def print_replicas(results: Sequence[QueuesResult], console: Console) -> None:
 def _rates(side: Side, lost: int) -> str:
     rates = sorted(turn.rate for turn in side.turns)
     spread = f"turns {rates[0]:,.0f} to {rates[-1]:,.0f}" if rates else "no turn"
-    return f"{side.rate:,.0f} events/s ({spread}; {lost:,} lost)"
+    beside = f"; the other side, idle, used {middle(side.beside):.2f} cores" if any(side.beside) else ""
+    return f"{side.rate:,.0f} events/s ({spread}; {lost:,} lost{beside})"
 
 
 def _costs(costs: Mapping[str, float]) -> str:

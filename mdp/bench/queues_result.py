@@ -71,6 +71,7 @@ class Side(msgspec.Struct):
     connections: int = 0
     cut: str = ""
     turns: list[Turn] = msgspec.field(default_factory=list)
+    beside: list[float] = msgspec.field(default_factory=list)  # cores that the other side used in each turn
     memory: list[Memory] = msgspec.field(default_factory=list)
 
     @property

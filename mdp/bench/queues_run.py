@@ -98,13 +98,18 @@ async def _in_turns(options: QueuesOptions, sides: list[Load], sample: list[byte
     rates = []
     for _ in range(max(round(options.seconds / _TURN_SECONDS), 1)):
         for side in sides:
+            others = [other for other in sides if other is not side]
+            began, before = time.perf_counter(), sum(other.cpu_seconds for other in others)
             await side.closed(min(options.seconds, _TURN_SECONDS))
+            used = sum(other.cpu_seconds for other in others) - before
+            side.beside(used / (time.perf_counter() - began))
         rates.append(measure_bare(sample).rate)
     return rates
 
 
 async def _offered(chain: Chain, load: Load, rate: float, seconds: float) -> Offered:
     """A fixed rate: what Redis is asked, what it costs, how late quotes are."""
+    await load.warm_up(rate)
     lost = await chain.lost()
     await chain.redis.forget_commands()
     turn, report = await load.open(rate, seconds)
@@ -159,6 +164,18 @@ class Load:
         per_event = platform.feeder.ready.mean_frame_bytes / options.events_per_frame
         self._window = int(options.credit_bytes / per_event)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all its processes, feeder included, since they began."""
+        children = [child for found in self.platform.children.values() for child in found]
+        return (
+            sum(child.usage().cpu_seconds for child in children) + usage(self.platform.feeder.pid).cpu_seconds
+        )
+
+    def beside(self, cores: float) -> None:
+        """The other side, idle, used so many cores during the last turn."""
+        self._side.beside.append(cores)
+
     async def begin(self) -> None:
         """Clients, then each symbol once."""
         await self.platform.connect(self._options.clients, self._options.quotes)
@@ -180,12 +197,15 @@ class Load:
         if measured:
             self._side.turns.append(turn)
 
+    async def warm_up(self, rate: float) -> None:
+        """A second of a fixed rate, through to its end."""
+        report = await self.platform.feeder.ask(control.Open(rate, 1.0), 60)
+        await self.drained(report.sent.events)
+
     async def open(self, rate: float, seconds: float) -> tuple[Turn, control.Report]:
-        """So many events a second, after a second of them that is not measured; does not wait for the end."""
-        feeder = self.platform.feeder
-        report = await feeder.ask(control.Open(rate, 1.0), 60)
+        """So many events a second; does not wait until it is through."""
         before = await self._reading()
-        report = await feeder.ask(control.Open(rate, seconds), seconds + 60)
+        report = await self.platform.feeder.ask(control.Open(rate, seconds), seconds + 60)
         return (await self._reading()).since(before), report
 
     async def drained(self, sent: int) -> None:
