@@ -24,8 +24,11 @@ from mdp.bench.usage import Usage, usage
 
 _TURN_SECONDS = 3.0
 _RAMP_SECONDS = 0.5  # of each turn, not measured: the window fills
-_CREDIT_SECONDS = 0.025  # between two questions how far a platform is: 2 % of a processor
+_CREDIT_SECONDS = 0.04  # between two questions how far a platform is: 2 % of a processor
 _STILL_SECONDS = 8.0  # without progress, after which nothing more is expected; more than a TTL
+_QUIET_CORES = 0.2  # that an idle side may use while the other one is measured
+_QUIET_SECONDS = 1.0  # so long it is looked at
+_QUIET_WAIT_SECONDS = 20.0  # and waited for at most: all values of a market are written within 12 s
 _TICK_SECONDS = 0.3  # what is due to clients has arrived
 _SAMPLE_EVENTS = 40_000  # of the frames decoded bare
 
@@ -99,12 +102,24 @@ async def _in_turns(options: QueuesOptions, sides: list[Load], sample: list[byte
     for _ in range(max(round(options.seconds / _TURN_SECONDS), 1)):
         for side in sides:
             others = [other for other in sides if other is not side]
+            await _quiet(others)
             began, before = time.perf_counter(), sum(other.cpu_seconds for other in others)
             await side.closed(min(options.seconds, _TURN_SECONDS))
             used = sum(other.cpu_seconds for other in others) - before
             side.beside(used / (time.perf_counter() - began))
         rates.append(measure_bare(sample).rate)
     return rates
+
+
+async def _quiet(sides: list[Load]) -> None:
+    """Wait until sides that are not fed have done what is due after a load: values go on being written."""
+    until = time.monotonic() + _QUIET_WAIT_SECONDS
+    while sides and time.monotonic() < until:
+        began, before = time.perf_counter(), sum(side.cpu_seconds for side in sides)
+        await asyncio.sleep(_QUIET_SECONDS)
+        used = sum(side.cpu_seconds for side in sides) - before
+        if used / (time.perf_counter() - began) < _QUIET_CORES:
+            return
 
 
 async def _offered(chain: Chain, load: Load, rate: float, seconds: float) -> Offered:
