@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -146,6 +147,32 @@ def test_a_published_board_is_sorted_by_the_values_it_shows() -> None:
         rig.results.commit()
     ((_, rows),) = rig.taken()
     assert all(a["pct_change_since_open"] >= b["pct_change_since_open"] for a, b in pairwise(rows))
+
+
+@pytest.mark.parametrize(
+    "boundary", [at(4, day=(2024, 3, 6)), at(9, 30)], ids=["four_o_clock", "half_past_nine"]
+)
+def test_a_board_is_not_of_two_days_or_opens(boundary: int) -> None:
+    """Where 04:00 or 09:30 comes between any two steps of a flush, nothing of before is on the gainers."""
+    stepped = 0
+    while True:
+        rig = Rig()
+        rig.tick(at(9, 20))
+        rig.send(*[bar(f"S{n:04}", at(9, 20), 11, o=10, av=1_000) for n in range(320)])
+        rig.subscribe("scanners:top_gainers")
+        (guard,) = [guard for guard in rig.engine.guards if guard.analyzer is rig.boards]
+        rig.boards._next = [board.family.name for board in rig.boards._boards].index("scanners:top_gainers")
+        steps = guard.flush()
+        if sum(1 for _ in zip(range(stepped), steps, strict=False)) < stepped:
+            break
+        rig.tick(boundary)
+        for _ in steps:
+            pass
+        rig.results.commit()
+        ((_, rows),) = rig.taken()
+        assert rows == []
+        stepped += 1
+    assert stepped > 3  # there are so many steps
 
 
 def test_four_o_clock_clears_the_boards() -> None:
