@@ -1,3 +1,3 @@
 """mdp: a live market data platform for the whole US stock market."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
