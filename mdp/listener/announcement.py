@@ -64,7 +64,7 @@ def feed_fields(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], float | 
     lag = said.server_ms - said.market_ms if said.server_ms and said.market_ms else None
     return {
         "feed_state": said.state or "down",
-        "feed_detail": said.detail or "no listener has said anything",
+        "feed_detail": said.detail if said.ts else "no listener has said anything",
         "feed_since": said.since,
         "gaps": said.gaps,
     }, lag

@@ -182,6 +182,28 @@ class GapLedger:
                 return True
         return False
 
+    def kept(self) -> list[Gap]:
+        """What is kept, oldest first."""
+        return list(self._entries)
+
+    def dump(self) -> list[Any]:
+        """What is kept, as plain values for `restore`."""
+        current = 0 if self._open is None else self._open.number
+        return [self.total, current, self.by_reason, self.entries()]
+
+    def restore(self, dumped: list[Any]) -> None:
+        """Take back what `dump` of another process gave; before the first entry of our own.
+
+        Raises:
+            ValueError, TypeError: It is something else.
+        """
+        self.total, current, self.by_reason, entries = dumped
+        for gap in msgspec.convert(entries, list[Gap]):
+            self._entries.append(gap)
+            if gap.number == current:
+                self._open = gap
+                self._outages.append(gap)
+
     def entries(self) -> list[dict[str, Any]]:
         """What is kept, oldest first, as plain JSON values."""
         return [msgspec.to_builtins(gap) for gap in self._entries]

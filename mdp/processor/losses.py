@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, ClassVar, Protocol
 
 import structlog
@@ -21,7 +21,7 @@ from mdp.feeds import HALTS as HALTS_FEED
 from mdp.feeds import HOD_ALERT, LOD_ALERT, LULD, TRADE_STATS, TTA, TTA_ALL
 from mdp.feeds import QUOTES as QUOTES_FEED
 from mdp.feeds import TRADES as TRADES_FEED
-from mdp.listener.gaps import OFF, WAITING, Gap, GapLedger
+from mdp.listener.gaps import OFF, RUNNING, WAITING, Gap, GapLedger
 from mdp.listener.ring import RawRing
 from mdp.observability.metrics import Metrics
 from mdp.queues.base import Batch
@@ -34,6 +34,7 @@ LOOK_SECONDS = 1.0  # the whole market is marked, and its rows published again, 
 QUIET_NS = 5_000_000_000  # without another loss of the kind: then the stretch is over
 RESUMED_NS = 10_000_000_000  # connected, and still no event: the market is quiet
 MAX_SYMBOLS = 20_000  # told apart in one second; beyond them it may have been any symbol
+RING = "ring"  # where frames wait to be decoded: beside the queues a place where data is lost
 
 #: Feeds that no later question to the provider completes, by the queue that fills them.
 _LOST_WITH = {
@@ -85,9 +86,10 @@ class _Stretch:
 class _Noted:
     """What a queue lost since the last look."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_ms: float) -> None:
         self.events = 0
-        self.symbols: set[str] = set()
+        self.symbols: set[str] | None = set()  # None: any
+        self.since_ms = since_ms
 
 
 class _Absence:
@@ -109,7 +111,7 @@ class Losses:
 
     Args:
         market: What is marked.
-        ring: Whose shed frames count.
+        ring: Whose shed frames count; None: there is none.
         ledger: What tells of outages, and where losses are entered.
         repairer: Told of every loss of bars once it is over.
         server_ms: The provider's time; None while unknown.
@@ -122,7 +124,7 @@ class Losses:
     def __init__(
         self,
         market: Market,
-        ring: RawRing,
+        ring: RawRing | None,
         ledger: GapLedger,
         repairer: Repairer,
         *,
@@ -195,12 +197,35 @@ class Losses:
 
     def queue_lost(self, queue: str, reason: str, batch: Batch) -> None:
         """A batch expired or was dropped. Quick: the symbols of bars are noted, of others the number."""
+        self.note(queue, reason, len(batch), batch.symbols if queue == AGGREGATES else ())
+
+    def note(
+        self,
+        queue: str,
+        reason: str,
+        events: int,
+        symbols: Collection[str] | None,
+        since_ms: float | None = None,
+    ) -> None:
+        """Events were lost; `look` marks and enters them.
+
+        Args:
+            queue: Where, or `RING`.
+            reason: One word.
+            events: How many.
+            symbols: Whose bars; None: it may have been any symbol's. Of other events it does not matter.
+            since_ms: Market time from which on they are missing; None: now.
+        """
+        since = self._market.clock.now_ms if since_ms is None else since_ms
         noted = self._noted.get((queue, reason))
         if noted is None:
-            noted = self._noted[queue, reason] = _Noted()
-        noted.events += len(batch)
-        if queue == AGGREGATES and len(noted.symbols) <= MAX_SYMBOLS:
-            noted.symbols |= batch.symbols
+            noted = self._noted[queue, reason] = _Noted(since)
+        noted.events += events
+        noted.since_ms = min(noted.since_ms, since)
+        if symbols is None:
+            noted.symbols = None
+        elif noted.symbols is not None and len(noted.symbols) <= MAX_SYMBOLS:
+            noted.symbols.update(symbols)
 
     # -- outages, and the time between two processes ----------------------------------------------
 
@@ -233,6 +258,37 @@ class Losses:
         # Those that only wait for an event to prove the time: this one begins where they do.
         self._absences = [other for other in self._absences if not other.quiet_ms]
         self._absences.append(absence)
+        return absence
+
+    def reach_back(self, gap: Gap, since_ms: float) -> None:
+        """An outage that lasts began earlier than we heard of it, at that market time."""
+        for absence in self._absences:
+            if absence.gap is gap and since_ms < absence.since_ms:
+                absence.since_ms = since_ms
+                gap.market_start_ms = int(since_ms)
+                absence.number = self._market.lose(since_ms=since_ms)
+
+    def stretch_of(self, queue: str, reason: str) -> Gap | None:
+        """The entry of the losses of a kind that follow each other now."""
+        stretch = self._stretches.get((queue, reason))
+        return None if stretch is None else stretch.gap
+
+    def resume(self) -> None:
+        """The ledger and the market's trust were taken back from another process: go on with what is left."""
+        now_ms, number = self._market.clock.now_ms, self._market.trust.number
+        for gap in self.ledger.kept():
+            if gap is self.ledger.current:
+                self._absences.append(self._taken_back(gap))
+            elif gap.repair in (WAITING, RUNNING):
+                if gap.end_ms is None:
+                    self.ledger.finish(gap, market_ms=now_ms)
+                self._repairer.want(gap, number, now_ms)
+
+    def _taken_back(self, gap: Gap) -> _Absence:
+        clock = self._market.clock
+        since_ms = float(gap.market_start_ms or clock.now_ms)
+        absence = _Absence(gap, clock.day, since_ms)
+        absence.number = self._market.lose(since_ms=since_ms)
         return absence
 
     def _back(self, absence: _Absence) -> None:
@@ -291,17 +347,18 @@ class Losses:
 
     def look(self) -> None:
         """Mark and enter what was lost since the last look."""
-        counters = self._ring.counters
-        frames = counters.shed_frames - self._shed_frames
-        events = counters.shed_events - self._shed_events
-        self._shed_frames, self._shed_events = counters.shed_frames, counters.shed_events
-        if frames:
-            self._lost("ring", "shed", events, None).gap.frames += frames
+        if self._ring is not None:
+            counters = self._ring.counters
+            frames = counters.shed_frames - self._shed_frames
+            events = counters.shed_events - self._shed_events
+            self._shed_frames, self._shed_events = counters.shed_frames, counters.shed_events
+            if frames:
+                self._lost(RING, "shed", events, None, self._market.clock.now_ms).gap.frames += frames
         if self._noted:
             noted, self._noted = self._noted, {}
             for (queue, reason), one in noted.items():
-                whose = None if len(one.symbols) > MAX_SYMBOLS else one.symbols
-                self._lost(queue, reason, one.events, whose)
+                whose = None if one.symbols is None or len(one.symbols) > MAX_SYMBOLS else one.symbols
+                self._lost(queue, reason, one.events, whose, one.since_ms)
         now = self._clock()
         for key, stretch in list(self._stretches.items()):
             if now - stretch.last_ns >= QUIET_NS:
@@ -309,21 +366,24 @@ class Losses:
                 self._over(stretch)
         self._absences = [absence for absence in self._absences if not self._see_to(absence)]
 
-    def _lost(self, queue: str, reason: str, events: int, symbols: set[str] | None) -> _Stretch:
+    def _lost(
+        self, queue: str, reason: str, events: int, symbols: set[str] | None, since_ms: float
+    ) -> _Stretch:
         clock = self._market.clock
         key = (queue, reason)
         stretch = self._stretches.get(key)
         if stretch is None:
-            detail = "frames waited too long or too many" if queue == "ring" else f"queue {queue}"
+            detail = "frames waited too long or too many" if queue == RING else f"queue {queue}"
             gap = self.ledger.begin(reason, detail=detail, market_ms=clock.now_ms or None)
             gap.not_recoverable = list(_LOST_WITH.get(queue, ALL_FEEDS))
-            if queue not in (AGGREGATES, "ring"):
+            if queue not in (AGGREGATES, RING):
                 gap.name_symbols(None)
-            stretch = self._stretches[key] = _Stretch(gap, clock.now_ms)
+            stretch = self._stretches[key] = _Stretch(gap, since_ms)
+        stretch.since_ms = min(stretch.since_ms, since_ms)
         stretch.last_ns = self._clock()
         stretch.gap.events += events
         self.events[reason] = self.events.get(reason, 0) + events
-        if queue in (AGGREGATES, "ring") and clock.now_ms:
+        if queue in (AGGREGATES, RING) and clock.now_ms:
             if symbols is None:
                 stretch.symbols = None
             elif stretch.symbols is not None:

@@ -37,6 +37,7 @@ class Partition:
     Attributes:
         live: The replay is over: results leave, checkpoints are written.
         processed: Events by queue, those of the partition's earlier owners included.
+        lost: Events that went by unread, by queue and reason, likewise: what is replayed counts once.
         first_ms: Redis time of the first entry with events that was processed here; 0 before it.
     """
 
@@ -56,6 +57,7 @@ class Partition:
         self.live = False
         self.gone = False
         self.processed: dict[str, int] = {}
+        self.lost: dict[str, dict[str, int]] = {}
         self.first_ms = 0
         self.failures = 0
         self._observe = observe
@@ -93,8 +95,9 @@ class Partition:
             self._process(delivery, arrival_ns)
 
     async def room(self) -> None:
-        """Return when nothing is held back: reading on would only fill memory."""
-        await self._freed.wait()
+        """Return when nothing is held back, and the state may move: reading on would only fill memory."""
+        while self._holding:
+            await self._freed.wait()
 
     def _process(self, delivery: Delivery, arrival_ns: int) -> None:
         began = time.perf_counter()
@@ -191,7 +194,7 @@ class Partition:
             while self._held:  # what came meanwhile: the cursors are behind it already
                 self._process(*self._held.popleft())
             events = self.out.output.counters.events
-            dumped = await checkpoint.dump(self.engine, self.epoch, cursors(), self.processed)
+            dumped = await checkpoint.dump(self.engine, self.epoch, cursors(), self.processed, self.lost)
         finally:
             self._flushers.paused = False
             await self.free()
