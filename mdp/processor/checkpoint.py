@@ -52,6 +52,7 @@ class Head(msgspec.Struct):
     market_ms: float  # market clock; 0: unknown
     cursors: dict[str, Cursor]  # by queue: the last entries it contains
     processed: dict[str, int] = {}  # by queue: events, since the first life of the partition
+    lost: dict[str, dict[str, int]] = {}  # by queue and reason: events that went by unread, likewise
 
 
 class Checkpoint(msgspec.Struct):
@@ -84,7 +85,11 @@ class Dumped(msgspec.Struct):
 
 
 async def dump(
-    engine: Engine, epoch: int, cursors: dict[str, Cursor], processed: Mapping[str, int]
+    engine: Engine,
+    epoch: int,
+    cursors: dict[str, Cursor],
+    processed: Mapping[str, int],
+    lost: Mapping[str, Mapping[str, int]],
 ) -> Dumped:
     """Dump an engine in steps of a few milliseconds. Nobody may change its state until this returns."""
     market = engine.market
@@ -95,6 +100,7 @@ async def dump(
         market_ms=market.clock.now_ms,
         cursors=cursors,
         processed=dict(processed),
+        lost={queue: dict(reasons) for queue, reasons in lost.items()},
     )
     records: list[bytes] = []
     worked, began = 0.0, time.perf_counter()

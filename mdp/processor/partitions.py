@@ -87,10 +87,10 @@ class Partitions:
         self._ending: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         reader.on_caught_up = self._caught_up
-        reader.on_missed = lambda queue, partition, events, _header: self.losses.note(
+        reader.on_missed = lambda queue, partition, events, _header: self._lost(
             queue, partition, events, "missed"
         )
-        reader.on_unread = self.losses.note
+        reader.on_unread = self._lost
 
     # -- as a stage ---------------------------------------------------------------------------------
 
@@ -142,12 +142,15 @@ class Partitions:
         if saved is None and parked is not None and self._clock() - parked[0] < _PARKED_SECONDS:
             # Redis lost everything, and we still have it.
             _, before, cursors = parked
-            dumped = await checkpoint.dump(before.engine, before.epoch, cursors, before.processed)
+            dumped = await checkpoint.dump(
+                before.engine, before.epoch, cursors, before.processed, before.lost
+            )
             saved = checkpoint.unpack(await asyncio.to_thread(checkpoint.pack, dumped))
             log.warning("partition_from_memory", partition=partition)
         if saved is not None:
             saved.hydrate(engine)
             cursors, one.processed = saved.head.cursors, dict(saved.head.processed)
+            one.lost = {queue: dict(reasons) for queue, reasons in saved.head.lost.items()}
         for ready in self.on_ready:
             ready(partition, engine)
         if not lease.valid():
@@ -238,6 +241,14 @@ class Partitions:
             self.losses.mark({number: one.engine.market for number, one in self.working.items()})
         # Also where everything was there at once: an entry may not let others starve.
         await asyncio.sleep(0)
+
+    def _lost(self, queue: str, partition: int, events: int, reason: str) -> None:
+        """Events of a partition went by unread."""
+        self.losses.note(queue, partition, events, reason)
+        one = self.working.get(partition)
+        if one is not None and events:
+            reasons = one.lost.setdefault(queue, {})
+            reasons[reason] = reasons.get(reason, 0) + events
 
     def _caught_up(self, partition: int) -> None:
         one = self.working.get(partition)

@@ -28,8 +28,8 @@ class ProcessorControls:
     def queues(self) -> dict[str, Any]:
         """By queue, in events: what was processed and what was not, and why.
 
-        `processed` belongs to a partition and moves with it to its next owner; the rest, and what `reader`
-        says, is of this process since its start. `fenced` events came of a listener that had lost its lease.
+        These counts belong to partitions and move with them to their next owners. What `reader` says is of
+        this process since its start, replays included; `fenced` events came of a listener without a lease.
         """
         queues: dict[str, dict[str, int]] = {}
 
@@ -39,8 +39,9 @@ class ProcessorControls:
         for one in self._partitions.working.values():
             for queue, count in one.processed.items():
                 terms(queue)["processed"] += count
-        for (queue, why), count in self._partitions.losses.events.items():
-            terms(queue)[why] += count
+            for queue, reasons in one.lost.items():
+                for why, count in reasons.items():
+                    terms(queue)[why] += count
         return {"queues": queues, "reader": self._counted()}
 
     def analyzers(self) -> list[dict[str, Any]]:

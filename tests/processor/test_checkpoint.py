@@ -22,7 +22,7 @@ CURSORS = {"trades": Cursor((1_700_000_000_123, 4), 77, 3), "halts": Cursor()}
 
 
 async def dumped(one: OneProcess, epoch: int = 9) -> checkpoint.Dumped:
-    return await checkpoint.dump(one.engine, epoch, CURSORS, {"trades": 77})
+    return await checkpoint.dump(one.engine, epoch, CURSORS, {"trades": 77}, {"quotes": {"expired": 3}})
 
 
 async def test_it_brings_back_what_was_known_and_where_reading_was() -> None:
@@ -35,6 +35,7 @@ async def test_it_brings_back_what_was_known_and_where_reading_was() -> None:
 
     assert found.head.cursors == CURSORS
     assert found.head.processed == {"trades": 77}
+    assert found.head.lost == {"quotes": {"expired": 3}}
     assert (found.head.epoch, found.head.day) == (9, "2026-03-10")
     assert after.market.clock.now_ms == before.market.clock.now_ms
     assert after.market.session == "regular"

@@ -161,6 +161,32 @@ async def test_a_processor_that_dies_half_way_is_followed_without_a_trace(redis_
         await same(redis_server, nodes, one)
 
 
+async def test_what_was_discarded_and_is_replayed_counts_once(redis_server: RedisServer) -> None:
+    """An owner finds events too old, and dies; who reads them again from its checkpoint processes them."""
+    frames = market(60)
+
+    def accounted(node: Processor) -> tuple[int, int]:
+        found = node.partitions.working.values()
+        return sum(one.total for one in found), sum(
+            sum(reasons.values()) for one in found for reasons in one.lost.values()
+        )
+
+    async with running(redis_server, 1) as (listener, nodes):
+        sent = await listener.send(frames[:20])
+        await eventually(lambda: nodes[0].partitions.checkpoints >= PARTITIONS, seconds=5)
+        nodes[0].partitions._reader._ttl_ms = -60_000
+        sent += await listener.send(frames[20:])
+        await eventually(lambda: sum(accounted(nodes[0])) == sent)
+        assert accounted(nodes[0])[1] > 0
+
+        await nodes.pop(0).crash()
+        nodes.append(Processor(redis_server, "next", PARTITIONS, references=REFERENCES))
+        await nodes[0].start()
+        await settled(nodes)
+
+        await eventually(lambda: sum(accounted(nodes[0])) == sent)
+
+
 async def test_partitions_move_while_the_market_runs(redis_server: RedisServer) -> None:
     """Processors come and go gracefully in the middle of it: the same."""
     frames = market(90)
