@@ -51,7 +51,11 @@ def figures(result: QueuesResult) -> list[tuple[str, str]]:
     if result.alone is not None:
         found += [
             ("one process, in turns with it", _rates(result.alone, result.alone.lost)),
-            ("ratio", f"{result.ratio:.3f}"),
+            (
+                "ratio",
+                f"{result.ratio:.3f} (by CPU time {ratio(result.cpu_rate, result.alone_cpu_rate):.3f}: "
+                f"{result.cpu_rate:,.0f} and {result.alone_cpu_rate:,.0f} events/s)",
+            ),
         ]
     found += [
         ("decoding alone", f"{result.bare_rate:,.0f} events/s"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from mdp.bench.accounting import Check
@@ -118,6 +120,18 @@ class QueuesResult(msgspec.Struct):
         return middle([ratio(through.rate, alone.rate) for through, alone in pairs])
 
     @property
+    def cpu_rate(self) -> float:
+        """Through Redis, events/s that the CPU time allows: other processes disturb it less."""
+        return possible(
+            self.chain.cpu_per_million, self.cores, {"processor": self.processors, "wds": self.wds}
+        )
+
+    @property
+    def alone_cpu_rate(self) -> float:
+        """The same of one process."""
+        return 0.0 if self.alone is None else possible(self.alone.cpu_per_million, self.cores, {})
+
+    @property
     def exact(self) -> bool:
         """Whether both sides account for every event."""
         return self.chain.exact and (self.alone is None or self.alone.exact)
@@ -128,3 +142,15 @@ def cpu_per_million(turns: list[Turn]) -> dict[str, float]:
     events = sum(turn.events for turn in turns)
     names = dict.fromkeys(name for turn in turns for name in turn.cpu)
     return {name: ratio(1e6 * sum(turn.cpu.get(name, 0.0) for turn in turns), events) for name in names}
+
+
+def possible(costs: Mapping[str, float], cores: int, replicas: Mapping[str, int]) -> float:
+    """Events/s on so many cores: all of it together has these, and a process one.
+
+    Args:
+        costs: CPU seconds per million events by what uses them, all replicas together.
+        cores: For everything.
+        replicas: How many there are of what is not one process.
+    """
+    alone = [cost / replicas.get(name, 1) for name, cost in costs.items()]
+    return ratio(1e6, max([sum(costs.values()) / cores, *alone]))

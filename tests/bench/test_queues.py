@@ -17,7 +17,7 @@ from mdp.bench.chain_counts import ChainCounts, ProcessorCounts, Reader
 from mdp.bench.figures import Quantiles
 from mdp.bench.process import BenchError
 from mdp.bench.queues_options import QueuesOptions
-from mdp.bench.queues_result import Memory, Offered, QueuesResult, Side, Turn
+from mdp.bench.queues_result import Memory, Offered, QueuesResult, Side, Turn, possible
 from mdp.cli import main
 from tests.bench.test_report import MACHINE
 from tests.required import require_tool
@@ -62,7 +62,7 @@ def made_result(**changes: Any) -> QueuesResult:
         chain=side(
             turn(200_000, 1.0, listener=0.5, feeder=0.2), turn(600_000, 2.0, listener=1.1, feeder=0.3)
         ),
-        alone=side(turn(500_000, 1.0, all=0.9), turn(1_000_000, 2.0, all=1.8)),
+        alone=side(turn(500_000, 1.0, all=0.9), turn(1_000_000, 2.0, all=1.8), beside=[0.2, 0.3, 0.4]),
         offered=Offered(
             200_000,
             turn(1_000_000, 5.0, listener=1.0),
@@ -88,6 +88,16 @@ def test_the_ratio_is_that_of_neighbouring_turns() -> None:
     assert result.chain.cpu_per_million == {"listener": pytest.approx(2.0), "feeder": pytest.approx(0.625)}
 
 
+def test_what_is_possible_is_bound_by_all_cores_and_by_the_busiest_process() -> None:
+    """A million events in 2.5 s of two cores; not where one process needs 3 s, unless there are two of it."""
+    assert possible({"a": 2.0, "b": 2.0, "feeder": 1.0}, 2, {}) == pytest.approx(400_000)
+    assert possible({"a": 3.0, "b": 1.0}, 2, {}) == pytest.approx(1e6 / 3)
+    assert possible({"a": 3.0, "b": 1.0}, 2, {"a": 2}) == pytest.approx(500_000)
+    assert possible({}, 2, {}) == 0
+    assert made_result().cpu_rate == pytest.approx(500_000)
+    assert made_result(alone=None).alone_cpu_rate == 0
+
+
 def test_targets_and_figures_are_shown() -> None:
     """Commands for 1,000 events by name, the rest in one; what is below its target says NO."""
     text = printed(made_result())
@@ -98,6 +108,8 @@ def test_targets_and_figures_are_shown() -> None:
     assert "others 9.00" in text
     assert "p50 40.0 · p99 90.0" in text
     assert "2.00 = listener 2.00; feeder and clients 0.62" in text
+    assert "(by CPU time 0.900: 500,000 and 555,556 events/s)" in text
+    assert "the other side, idle, used 0.30 cores" in text
     assert "changed hands" not in text
     slow = made_result(chain=side(turn(1_000, 1.0)), alone=None)
     assert "NO events/s through Redis: 1,000" in printed(slow)
