@@ -112,7 +112,7 @@ def print_replicas(results: Sequence[QueuesResult], console: Console) -> None:
         return
     table = Table(title="replicas", title_justify="left")
     columns = ("processors", "wds", "events/s", "listener", "redis", "processor", "wds ", "feeder")
-    for column in (*columns, "commands/1,000", "p50 ms", "p99 ms", "RSS MB"):
+    for column in (*columns, "commands/1,000", "p50 ms", "p99 ms", "RSS MB", "read again"):
         table.add_column(column, justify="right")
     for result in results:
         costs = cpu_per_million([result.offered.turn] if result.offered else result.chain.turns)
@@ -126,9 +126,11 @@ def print_replicas(results: Sequence[QueuesResult], console: Console) -> None:
             f"{latency.p50:.1f}",
             f"{latency.p99:.1f}",
             f"{sum(one.rss_mb for one in result.chain.memory):.0f}",
+            f"{result.counts.replayed:,}",
         )
     table.caption = (
-        "listener to feeder: CPU seconds per million events at the offered rate, all replicas together"
+        "listener to feeder: CPU seconds per million events at the offered rate, all replicas together; "
+        "read again: partitions changed hands meanwhile, and the row is worth little"
     )
     table.caption_justify = "left"
     console.print(table)
