@@ -1,11 +1,29 @@
-"""Ending tasks that talk to Redis."""
+"""Tasks that talk to Redis: begun so that none dies unheard, ended for certain."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 _AGAIN_SECONDS = 0.05
+
+
+def begin(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Start a task that is to run until it is ended; one that raises instead is told of in the log."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_tell)
+    return task
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("task_died", task=task.get_name(), exc_info=error)
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:
@@ -22,3 +40,23 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
     for ended in tasks:
         if ended is not None and not ended.cancelled():
             ended.exception()  # looked at: what ended it is not to be logged as never retrieved
+
+
+class Background:
+    """Base of stages that are one task: subclasses say what it does (`_run`), and their health."""
+
+    name: str
+    _task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin; returns at once. A second call changes nothing."""
+        if self._task is None:
+            self._task = begin(self._run(), self.name)
+
+    async def stop(self) -> None:
+        """End. Safe to call twice, or before `start`."""
+        task, self._task = self._task, None
+        await end(task)
+
+    async def _run(self) -> None:
+        raise NotImplementedError
