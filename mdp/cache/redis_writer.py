@@ -26,7 +26,7 @@ from mdp.cache.redis_output import OutputCounters, RedisOutput
 from mdp.cache.redis_parts import PartsWriter
 from mdp.cache.redis_scripts import ADMIT, VALUES, WHOLE, owners, text
 from mdp.cache.redis_turn import Pace, Turn, Walk
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.feeds import Family, Target
 from mdp.stage import Health
 
@@ -186,7 +186,7 @@ class RedisWriter:
     async def start(self) -> None:
         """Begin to write; returns at once."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
+            self._task = begin(self._run(), self.name)
             await self.parts.start()
 
     async def stop(self) -> None:
@@ -337,16 +337,16 @@ class RedisWriter:
             raise ResponseError(text(errors[0]))
         if output.refused or not turn:
             return
+        # To each node what is its, all at once. A channel belongs to a node, too: its messages keep their order.
         pipe = self._widget.pipeline(transaction=False)
         for at in range(0, len(turn.sets), 3):
             key, seconds, value = turn.sets[at : at + 3]
-            pipe.set(key, value, ex=seconds)
+            pipe.execute_command("SET", key, value, "EX", seconds)
         for key in turn.deletions:
-            pipe.delete(key)
-        if turn.sets or turn.deletions:
-            await pipe.execute()
+            pipe.execute_command("DEL", key)
         for at in range(0, len(turn.messages), 2):
-            await self._widget.publish(turn.messages[at], turn.messages[at + 1])
+            pipe.execute_command("PUBLISH", turn.messages[at], turn.messages[at + 1])
+        await pipe.execute()
 
     async def _place(self, output: RedisOutput, family: Family, symbol: str, value: Any, body: bytes) -> None:
         """Write a value of the whole market with its place."""

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 
 LIFE_SECONDS = 10
 RENEW_SECONDS = 3.0
@@ -48,7 +48,7 @@ class Interests:
     def start(self) -> None:
         """Begin to say it."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="relay-interest")
+            self._task = begin(self._run(), "relay-interest")
 
     async def stop(self) -> None:
         """Want nothing any more, and say so where Redis answers. Within a bound of time."""
@@ -110,7 +110,8 @@ class Interests:
         for some in _chunks(words):
             pipeline = self._client.pipeline(transaction=False)
             for pattern in some:
-                pipeline.publish(self._channel, words[pattern] + pattern)
+                # Not `publish`: the client blocks that in a pipeline to a cluster.
+                pipeline.execute_command("PUBLISH", self._channel, words[pattern] + pattern)
             await pipeline.execute()
         if refused is None:
             return True
