@@ -27,7 +27,7 @@ from mdp.config import Config
 from mdp.controls import AppControls
 from mdp.demo import DemoOptions
 from mdp.events import HALT_NOTICES, HALTS, QUEUES, UNKNOWN, HaltNotice
-from mdp.exchange_calendar import ExchangeCalendar
+from mdp.exchange_calendar import ALWAYS_OPEN, ExchangeCalendar
 from mdp.feeds import AGG, DAILY_RANGE, QUOTE
 from mdp.listener.market_status import MarketStatusSource
 from mdp.listener.massive import MassiveListener
@@ -61,7 +61,6 @@ __all__ = ["App", "DemoOptions", "StartError", "run"]
 
 log = structlog.get_logger(__name__)
 
-ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
 _NOTICES = 1_000  # in one batch: a halt of the whole market has ten thousand
 _LOOKED_AT = (QUOTE, DAILY_RANGE, AGG)
 _NOTE_NS = 2_000_000  # the lag is looked at that often

@@ -30,6 +30,8 @@ NEW_YORK = ZoneInfo("America/New_York")
 REGULAR_CLOSE = time(16)
 EARLY_CLOSE = time(13)
 
+#: Markets that know nothing of the exchange's holidays, as `massive.market` names them.
+ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})
 _DAY = timedelta(days=1)
 _FIRST, _LAST = date(1953, 1, 1), date(9999, 12, 1)  # before 1953 the exchange was open on Saturdays
 _MAX_TOLD = 1_000  # dates the provider told of; the oldest are forgotten

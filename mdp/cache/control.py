@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from mdp.cache.redis_link import REDIS_ERRORS
-from mdp.cache.tasks import end
+from mdp.cache.tasks import Background
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
@@ -19,7 +19,37 @@ _RETRY_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # a read that waits for so long begins again; notices a connection that is dead
 
 
-class Control:
+async def listen(
+    client: Any, channel: str, *, joined: Callable[[], None], heard: Callable[[bytes], None]
+) -> None:
+    """Hear a channel until the connection is lost.
+
+    Args:
+        client: Redis.
+        channel: Its name.
+        joined: Called when Redis has acknowledged: nothing is missed from then on.
+        heard: Called with each message; must be quick.
+
+    Raises:
+        REDIS_ERRORS: The connection is gone.
+    """
+    pubsub = client.pubsub()
+    try:
+        await pubsub.subscribe(channel)
+        while True:
+            message = await pubsub.get_message(timeout=_LOOK_SECONDS)
+            if message is None:
+                await pubsub.ping()  # raises where the connection is gone
+            elif message["type"] == "subscribe":
+                joined()
+            elif message["type"] == "message":
+                heard(message["data"])
+    finally:
+        with contextlib.suppress(*REDIS_ERRORS):
+            await pubsub.aclose()
+
+
+class Control(Background):
     """A stage: hears the channel while Redis is there. What is said while it is not is lost.
 
     Nothing may rest on a message alone, then: it saves waiting, a timer does the same later.
@@ -38,18 +68,7 @@ class Control:
         self.listeners: list[Callable[[str], None]] = []
         self._client = client
         self._channel = channel
-        self._task: asyncio.Task[None] | None = None
         self._hears = asyncio.Event()
-
-    async def start(self) -> None:
-        """Begin to listen; returns at once."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
-
-    async def stop(self) -> None:
-        """End. Safe to call twice, or before `start`."""
-        task, self._task = self._task, None
-        await end(task)
 
     def health(self) -> Health:
         """Always good: without it everything works, slower."""
@@ -67,31 +86,15 @@ class Control:
     async def _run(self) -> None:
         while True:
             try:
-                await self._listen()
+                await listen(self._client, self._channel, joined=self._hears.set, heard=self._tell)
             except REDIS_ERRORS as exc:
                 if self._hears.is_set():
                     log.warning("control_channel_lost", error=type(exc).__name__)
             self._hears.clear()
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _listen(self) -> None:
-        pubsub = self._client.pubsub()
-        try:
-            await pubsub.subscribe(self._channel)
-            while True:
-                message = await pubsub.get_message(timeout=_LOOK_SECONDS)
-                if message is None:
-                    await pubsub.ping()  # raises where the connection is gone
-                elif message["type"] == "subscribe":
-                    self._hears.set()
-                elif message["type"] == "message":
-                    self._tell(message["data"])
-        finally:
-            with contextlib.suppress(*REDIS_ERRORS):
-                await pubsub.aclose()
-
-    def _tell(self, data: bytes | str) -> None:
-        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    def _tell(self, data: bytes) -> None:
+        text = data.decode("utf-8", "replace")
         for listener in list(self.listeners):
             try:
                 listener(text)

@@ -22,6 +22,7 @@ from mdp.events import HALT_NOTICES, QUEUES
 LISTENER = "listener"
 PUBLISHER = "publisher"
 SCANNER = "scanner"
+REFERENCE = "reference"
 _PARTITION = "partition:"
 
 
@@ -72,10 +73,14 @@ class Keys:
         """String: a partition's state and the last entries it contains."""
         return f"{self.prefix}mdp:checkpoint:{{{partition}}}"
 
+    def windows(self, partition: int) -> str:
+        """Hash: the windows of trades that belong to the checkpoint."""
+        return f"{self.prefix}mdp:windows:{{{partition}}}"
+
     # --- leases ---
 
     def lease(self, name: str) -> str:
-        """String: the owner's id. `name`: LISTENER, PUBLISHER, SCANNER or `partition_name(p)`."""
+        """String: the owner's id. `name`: LISTENER, PUBLISHER, SCANNER, REFERENCE or `partition_name(p)`."""
         return f"{self.prefix}mdp:lease:{_tagged(name)}"
 
     def epoch(self, name: str) -> str:
@@ -105,11 +110,11 @@ class Keys:
         return f"{self.prefix}mdp:counter:{{{self.prefix}{feed}}}"
 
     def parts(self, feed: str) -> str:
-        """Hash partition -> `[epoch, part]`: what partitions contribute to a feed of the whole market."""
+        """Hash lease's name -> `[schema, epoch, number, content]`: parts of a feed of the whole market."""
         return f"{self.prefix}mdp:parts:{{{self.prefix}{feed}}}"
 
     def limits(self, feed: str) -> str:
-        """Hash partition -> rows: how much of its own the publisher asks of a partition."""
+        """Hash lease's name -> rows: how much of its own the publisher asks of its holder."""
         return f"{self.prefix}mdp:limits:{{{self.prefix}{feed}}}"
 
     def bus(self, feed: str) -> str:
@@ -135,10 +140,6 @@ class Keys:
     def reference(self, day: str) -> str:
         """String: the reference values of a trading day (ISO date), compressed."""
         return f"{self.prefix}mdp:reference:{{{day}}}"
-
-    def reference_lease(self, day: str) -> str:
-        """String: who fetches the reference values of a day, in the slot of `reference(day)`."""
-        return f"{self.prefix}mdp:lease:reference:{{{day}}}"
 
 
 def _tagged(name: str) -> str:

@@ -19,7 +19,7 @@ import structlog
 from mdp.cache.control import Control
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
@@ -147,6 +147,7 @@ class Lease:
         self._until = 0.0  # valid until then, by our clock
         self._free_at = 0.0  # when another's lease ends at the latest, as Redis said last
         self._failing = False
+        self._refused = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -191,8 +192,8 @@ class Lease:
         self.acquisitions += 1
         log.info("lease_gained", lease=self.name, epoch=self.epoch)
         for gained in self.on_gained:
-            gained(self.epoch)
-        return True
+            self._call(gained, self.epoch)
+        return self.epoch != 0
 
     async def renew(self) -> bool:
         """Make it last from now on; returns whether it is still ours.
@@ -228,6 +229,15 @@ class Lease:
                 _RELEASE, 2, *self._keys, self.owner, epoch, self._channel, f"released {self.name}"
             )
 
+    def refused(self) -> None:
+        """A fence knows a newer epoch than ours: give it back, as a stage, and try for a newer one.
+
+        Mostly another has it by now. But where Redis lost epochs and its clock went back, it is ours and of
+        no use: renewed for ever, it would keep everybody from working.
+        """
+        self._refused = self.epoch != 0
+        self._wake.set()
+
     def look(self) -> None:
         """Say that it is lost where it could not be renewed in time."""
         if self.epoch and not self.valid():
@@ -241,7 +251,14 @@ class Lease:
             self.losses += 1
             log.warning("lease_lost", lease=self.name, epoch=epoch, reason=reason)
         for lost in self.on_lost:
-            lost(reason)
+            self._call(lost, reason)
+
+    def _call(self, told: Callable[[Any], None], word: Any) -> None:
+        """A defect of one who is told must not keep it from the others, nor end the renewing."""
+        try:
+            told(word)
+        except Exception as exc:
+            log.error("lease_listener_failed", lease=self.name, exc_info=exc)
 
     # -- as a stage ---------------------------------------------------------------------------------
 
@@ -250,7 +267,7 @@ class Lease:
         if self._task is None:
             if self._control is not None:
                 self._control.listeners.append(self._heard)
-            self._task = asyncio.create_task(self._run(), name=f"lease-{self.name}")
+            self._task = begin(self._run(), f"lease-{self.name}")
 
     async def stop(self) -> None:
         """Give it back. Stop first whoever writes under it. Safe to call twice, or before `start`."""
@@ -265,6 +282,8 @@ class Lease:
 
     def health(self) -> Health:
         """Good while Redis answers, whoever holds it."""
+        if self._task is not None and self._task.done():
+            return Health(False, f"lease {self.name}: does not run")
         if self._failing:
             return Health(False, f"lease {self.name}: Redis does not answer")
         return Health(True, f"holds lease {self.name}" if self.epoch else f"stands by for lease {self.name}")
@@ -287,6 +306,10 @@ class Lease:
         patience = self.left_seconds or self._renew_seconds
         try:
             async with asyncio.timeout(patience):
+                if self._refused:
+                    self._refused = False
+                    await self.release()
+                    return _TRY_SECONDS
                 held = await self.renew() if self.epoch else await self.acquire()
             self._failing = False
         except REDIS_ERRORS as exc:

@@ -13,7 +13,7 @@ from mdp.cache.base import Entry, Interest, Message, Sink
 from mdp.feeds import Family, Target, match, resolve
 
 
-async def _stepped(steps: Generator[None, None, Any]) -> Any:
+async def stepped(steps: Generator[None, None, Any]) -> Any:
     """Run a provider that works step by step, giving the loop back between steps."""
     while True:
         try:
@@ -162,7 +162,7 @@ class MemoryCache:
         provider = self._providers.get(family.name)
         value = provider(symbol) if provider is not None else self._value(key)
         if isinstance(value, Generator):
-            value = await _stepped(value)
+            value = await stepped(value)
         return None if value is None else Entry(value, epoch, seq)
 
     def set(self, family: Family, symbol: str, value: Any) -> None:

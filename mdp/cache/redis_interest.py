@@ -17,9 +17,10 @@ from typing import Any
 import structlog
 
 from mdp.cache.base import Interest
+from mdp.cache.control import listen
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.feeds import Family, Target, match
 from mdp.stage import Health
 
@@ -30,7 +31,6 @@ _SEARCH_LOOKS = 5  # replicas are searched for every so many looks, and when one
 _SEARCH_COUNT = 2_000  # keys looked at by one command
 _HEARD_SECONDS = 10.0
 _RETRY_SECONDS = 0.3
-_READ_SECONDS = 5.0
 _MAX_REPLICAS = 1_000
 _MAX_PATTERNS = 200_000
 
@@ -70,10 +70,9 @@ class InterestWatch:
         self._sets: dict[str, frozenset[str]] = {}  # key of a replica's set -> its patterns
         self._heard: dict[str, float] = {}  # pattern -> counts until
         self._patterns: dict[str, tuple[Target, ...]] = {}  # those in force
-        self._count: dict[
-            tuple[str, str | None], int
-        ] = {}  # (family, symbol or all) -> patterns that name it
+        self._count: dict[tuple[str, str | None], int] = {}  # (family, symbol or all) -> patterns naming it
         self._looks = 0
+        self.failures = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     def of(self, family: Family) -> Interest:
@@ -89,8 +88,8 @@ class InterestWatch:
         """Begin to look and to listen; returns at once."""
         if not self._tasks:
             self._tasks = [
-                asyncio.create_task(self._run(), name="interest-look"),
-                asyncio.create_task(self._hear(), name="interest-hear"),
+                begin(self._run(), "interest-look"),
+                begin(self._hear(), "interest-hear"),
             ]
 
     async def stop(self) -> None:
@@ -175,7 +174,7 @@ class InterestWatch:
             else:
                 interest.symbols.add(target.symbol)
             for changed in self.on_change:
-                changed(target, True)
+                self._guarded(changed, target, True)
         self._begin(target)
 
     def _drop(self, target: Target) -> None:
@@ -190,7 +189,7 @@ class InterestWatch:
         else:
             interest.symbols.discard(target.symbol)
         for changed in self.on_change:
-            changed(target, False)
+            self._guarded(changed, target, False)
 
     def _begin_all(self) -> None:
         """After a lost connection: replicas may have said what they still want while nobody heard."""
@@ -200,7 +199,16 @@ class InterestWatch:
 
     def _begin(self, target: Target) -> None:
         for begun in self.on_begin:
-            begun(target)
+            self._guarded(begun, target)
+
+    def _guarded(self, told: Callable[..., None], *words: Any) -> None:
+        """A defect of one who is told must not make us deaf."""
+        try:
+            told(*words)
+        except Exception as error:
+            self.failures += 1
+            if self.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                log.error("interest_listener_failed", failures=self.failures, exc_info=error)
 
     async def _run(self) -> None:
         while True:
@@ -215,22 +223,12 @@ class InterestWatch:
     async def _hear(self) -> None:
         while True:
             with contextlib.suppress(*REDIS_ERRORS):  # the other task tells of it
-                await self._listen()
+                await listen(self._client, self._keys.interest_channel, joined=self._joined, heard=self._word)
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _listen(self) -> None:
-        pubsub = self._client.pubsub()
-        try:
-            await pubsub.subscribe(self._keys.interest_channel)
-            self._looks = 0  # what was said before we heard is in the sets
-            while True:
-                message = await pubsub.get_message(timeout=_READ_SECONDS)
-                if message is None:
-                    await pubsub.ping()  # raises where the connection is gone
-                elif message["type"] == "subscribe":
-                    self._begin_all()
-                elif message["type"] == "message":
-                    self.heard(message["data"].decode("utf-8", "replace"))
-        finally:
-            with contextlib.suppress(*REDIS_ERRORS):
-                await pubsub.aclose()
+    def _joined(self) -> None:
+        self._looks = 0  # what was said before we heard is in the sets
+        self._begin_all()
+
+    def _word(self, data: bytes) -> None:
+        self.heard(data.decode("utf-8", "replace"))

@@ -24,6 +24,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     NoPermissionError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
@@ -35,7 +36,7 @@ from mdp.stage import Health
 log = structlog.get_logger(__name__)
 
 #: What a command raises where Redis is gone, slow, refuses or answers nonsense.
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
+REDIS_ERRORS = (RedisError, OSError, TimeoutError, RedisClusterException)  # the last is no RedisError
 OLDEST_MAJOR = 7
 READ_BYTES = 256 * 1024  # of one read from the socket; entries of a stream are large
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 1.0  # s between attempts: boards are to be fresh 3 s after its return
@@ -255,6 +256,10 @@ class Link:
         self.outages = 0
         self.last_outage_seconds = 0.0
 
+    def sibling(self, name: str) -> Link:
+        """Another one of the same configuration, for what may fail by itself."""
+        return Link(f"{self._name}_{name}", self._config, clock=self._clock, sleep=self._sleep, rng=self._rng)
+
     @property
     def seconds(self) -> float:
         """For how long it has been as it is."""
@@ -262,10 +267,11 @@ class Link:
 
     def good(self) -> None:
         """A command went well. Cheap: call it after each."""
+        self._delay = _FIRST_DELAY
         if self.ok:
             return
         self.last_outage_seconds = self.seconds
-        self.ok, self.error, self._delay, self._since = True, "", _FIRST_DELAY, self._clock()
+        self.ok, self.error, self._since = True, "", self._clock()
         log.warning("redis_back", link=self._name, gone_seconds=round(self.last_outage_seconds, 1))
 
     def bad(self, error: BaseException) -> None:

@@ -172,6 +172,7 @@ class RedisOutput:
         if body is None:
             return
         if self.silent:
+            self.counters.dropped += len(self.replayed) == _MAX_EVENTS  # the oldest makes room
             self.replayed.append((family, symbol, self._wall_ms(), body))
         else:
             self.note(family, symbol, self._wall_ms(), body)

@@ -15,7 +15,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_scripts import PARTS
-from mdp.cache.tasks import end
+from mdp.cache.tasks import Background
 from mdp.feeds import Family
 from mdp.stage import Health
 
@@ -25,7 +25,7 @@ _FLUSH_SECONDS = 0.25
 _LIMITS_SECONDS = 1.0
 
 
-class PartsWriter:
+class PartsWriter(Background):
     """A stage: writes parts four times a second, those that changed, with one script a feed.
 
     Args:
@@ -59,18 +59,7 @@ class PartsWriter:
         self._limits_at = -1e9
         self._known: set[tuple[str, int, str]] = set()  # (output, epoch, feed) that Redis has
         self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
         self.failures = 0
-
-    async def start(self) -> None:
-        """Begin to write; returns at once."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
-
-    async def stop(self) -> None:
-        """End. Safe to call twice, or before `start`."""
-        task, self._task = self._task, None
-        await end(task)
 
     def health(self) -> Health:
         """Good while Redis takes everything."""
@@ -113,9 +102,7 @@ class PartsWriter:
                 for feed in output.parts:
                     feeds.setdefault(feed, []).append(output)
         for feed, all_owners in feeds.items():
-            owners = [
-                output for output in all_owners if feed in output.parts
-            ]  # a lease may have gone meanwhile
+            owners = [one for one in all_owners if feed in one.parts]  # a lease may have gone meanwhile
             if not owners:
                 continue
             args: list[Any] = [len(owners)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol
 
 from mdp.cache.keys import Keys
+from mdp.cache.memory import stepped
 from mdp.cache.redis_output import Key, RedisOutput
 from mdp.feeds import Family
 
@@ -148,14 +149,7 @@ async def _present(output: RedisOutput, family: Family, symbol: str) -> Any:
     """The present value of a feed, from whoever provides it."""
     provider = output.providers.get(family.name)
     value = provider(symbol) if provider is not None else None
-    if isinstance(value, Generator):
-        while True:
-            try:
-                next(value)
-            except StopIteration as end:
-                return end.value
-            await asyncio.sleep(0)
-    return value
+    return await stepped(value) if isinstance(value, Generator) else value
 
 
 class Pace:

@@ -28,7 +28,7 @@ from mdp.cache.relay_events import EventStreams
 from mdp.cache.relay_index import SymbolIndex
 from mdp.cache.relay_interest import Interests
 from mdp.cache.relayed import RelayedMessage, Types, decode, parse
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.feeds import Family, Target, resolve
 from mdp.stage import Health
 
@@ -145,7 +145,11 @@ class Relay:
         self._feeds: dict[bytes, tuple[str, Family]] = {}  # channel -> what it carries
         self._repair: asyncio.Task[None] | None = None
         self.channels = Channels(
-            client, link, on_message=self._take, on_joined=self._joined, on_lost=self._lost
+            client,
+            link.sibling("channels"),  # may be refused where commands are not: each is told of once
+            on_message=self._take,
+            on_joined=self._joined,
+            on_lost=self._lost,
         )
         self.interests = Interests(client, keys, owner, link)
         self.index = SymbolIndex(client, keys, link)
@@ -362,7 +366,7 @@ class Relay:
     def _joined(self, name: str) -> None:
         self.demand.acknowledged(name)
         if self.channels.line > 1 and (self._repair is None or self._repair.done()):
-            self._repair = asyncio.create_task(self._read_again(), name="relay-repair")
+            self._repair = begin(self._read_again(), "relay-repair")
 
     def _lost(self) -> None:
         self.counters.lines += 1

@@ -18,7 +18,7 @@ import structlog
 from redis.asyncio import RedisCluster
 
 from mdp.cache.redis_link import READ_BYTES, REDIS_ERRORS, Link
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class Channels:
     def start(self) -> None:
         """Connect, and stay connected."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="relay-channels")
+            self._task = begin(self._run(), "relay-channels")
 
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
@@ -100,15 +100,16 @@ class Channels:
         self._joined.discard(name)
         self._changed[name] = None
         self._wake.set()
+        self._release(name)  # it will not be joined
 
     def joined(self, name: str) -> bool:
         """Whether a subscription is acknowledged on the present connection."""
         return name in self._joined
 
     async def join(self, names: Iterable[str]) -> None:
-        """Wait until all of these are joined. To be called for wanted ones, within a bound of time."""
+        """Wait until all of these that are still wanted are joined. To be called within a bound of time."""
         for name in names:
-            while name not in self._joined:
+            while name in self._wanted and name not in self._joined:
                 waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._waiting.setdefault(name, []).append(waiting)
                 try:
@@ -146,7 +147,8 @@ class Channels:
                 self._link.bad(error)
                 await self._link.pause()
                 continue
-            self._link.good()
+            # All is well when it answers what we want of it (`_take`): one that refuses that would else be
+            # asked again, and told of in the log, a dozen times a second.
             self.line += 1
             self.up = True
             self._changed = dict.fromkeys(self._wanted)
@@ -265,6 +267,7 @@ class Channels:
             self._acknowledged(reply[1].decode())
         elif isinstance(reply, Exception):
             raise ConnectionError(str(reply))
+        self._link.good()
 
     def _acknowledged(self, name: str) -> None:
         left = self._unanswered.get(name, 1) - 1
@@ -277,7 +280,10 @@ class Channels:
 
     def _enter(self, name: str) -> None:
         self._joined.add(name)
+        self._release(name)
+        self._on_joined(name)
+
+    def _release(self, name: str) -> None:
         for waiting in self._waiting.pop(name, ()):
             if not waiting.done():
                 waiting.set_result(None)
-        self._on_joined(name)

@@ -22,7 +22,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.relay_channels import glob
 from mdp.cache.relayed import RelayedMessage, Types
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.feeds import EVENT, FAMILIES, Family, resolve
 
 log = structlog.get_logger(__name__)
@@ -61,7 +61,9 @@ class _Stream:
         self.history: deque[RelayedMessage] = deque(maxlen=max(family.max_items, _HISTORY))
         self.loaded = asyncio.Event()
         self.announce = False  # what the first reading finds happened after somebody subscribed
-        self.users = 0
+        self.users = 0  # subscriptions that name it, and one more where all of its family is wanted
+        self.of_whole = False  # that one is among them
+        self.broken = False  # something was lost before the last item
 
 
 class EventStreams:
@@ -74,6 +76,10 @@ class EventStreams:
         deliver: Called with each item that came while it was followed.
         types: Payloads to decode as structs.
         wall_ms: The wall clock, for items that are too old for their feed.
+
+    Attributes:
+        on_missed: Called with feed and family before an item that does not follow the one before, because
+            some were trimmed unread or Redis began anew.
     """
 
     def __init__(
@@ -93,12 +99,13 @@ class EventStreams:
         self._types = types
         self._wall_ms = wall_ms
         self.counters = EventCounters()
+        self.on_missed: list[Callable[[str, Family], None]] = []
         self._streams: dict[str, _Stream] = {}  # feed -> what is followed
         self._whole: dict[str, Family] = {}  # family name -> one whose every feed is wanted
         self._found: set[str] = set()  # families whose streams were searched once
         self._searched_at = float("-inf")
         self._broken = False  # the last command failed: streams may not be what they were
-        self._wake = asyncio.Event()
+        self._failures = 0
         self._task: asyncio.Task[None] | None = None
         for family in FIXED:
             self.follow(family.name, family)
@@ -106,7 +113,7 @@ class EventStreams:
     def start(self) -> None:
         """Begin to read."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="relay-events")
+            self._task = begin(self._run(), "relay-events")
 
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
@@ -123,7 +130,6 @@ class EventStreams:
         stream = self._streams.get(feed)
         if stream is None:
             stream = self._streams[feed] = _Stream(feed, family, self._keys.events(feed))
-            self._wake.set()
         stream.users += 1
 
     def leave(self, feed: str) -> None:
@@ -138,13 +144,13 @@ class EventStreams:
         """Read all feeds of a family, also those that begin later (noticed within 5 s)."""
         self._whole[family.name] = family
         self._searched_at = float("-inf")
-        self._wake.set()
 
     def leave_all(self, family: Family) -> None:
         """The end of that."""
         if self._whole.pop(family.name, None) is not None:
             self._found.discard(family.name)
-            for stream in [s for s in self._streams.values() if s.family is family]:
+            for stream in [s for s in self._streams.values() if s.family is family and s.of_whole]:
+                stream.of_whole = False
                 self.leave(stream.feed)
 
     def place(self, feed: str) -> tuple[int, int]:
@@ -199,6 +205,12 @@ class EventStreams:
                 self._broken = True
                 self._link.bad(error)
                 await self._link.pause()
+            except Exception as error:  # a defect must not end the reading for good
+                self._broken = True
+                self._failures += 1
+                if self._failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                    log.error("relay_events_failed", failures=self._failures, exc_info=error)
+                await self._link.pause()
 
     async def _step(self) -> None:
         """Begin with what is new, then read once what is followed."""
@@ -226,8 +238,13 @@ class EventStreams:
                 continue  # left meanwhile
             for number, fields in items:
                 message = self._take(stream, number, fields)
-                if message is not None:
-                    self._deliver(message)
+                if message is None:
+                    continue
+                if stream.broken:
+                    stream.broken = False
+                    for missed in self.on_missed:
+                        missed(stream.feed, stream.family)
+                self._deliver(message)
 
     async def _load(self, stream: _Stream) -> None:
         """Read the history of a feed."""
@@ -241,10 +258,11 @@ class EventStreams:
     def _fill(self, stream: _Stream, newest_first: list[Item]) -> None:
         for number, fields in reversed(newest_first):
             self._take(stream, number, fields)
+        stream.broken = False  # nobody was told anything of it yet
 
     async def _look_again(self) -> None:
         """After an outage: a stream whose last id is lower than ours is another one, read from its start."""
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):  # one may come or go while we wait
             if not stream.loaded.is_set() or stream.id == b"0-0":
                 continue
             last = await self._client.xrevrange(stream.key, count=1)
@@ -257,14 +275,21 @@ class EventStreams:
             first = family.name not in self._found
             wanted = glob(*self._keys.events(family.feed("\0")).split("\0"))
             search = self._client.scan_iter(match=wanted, count=2_000, _type="stream")
-            found = [key.decode() async for key in search]
+            found = [key.decode("utf-8", "replace") async for key in search]
+            if family.name not in self._whole:
+                continue  # left meanwhile
             before = len(self._keys.events("")) - 1
             for key in found:
                 feed = key[before:-1]
-                if feed in self._streams or resolve(feed) is None or len(self._streams) >= _MAX_FEEDS:
+                known = self._streams.get(feed)
+                if known is not None and known.of_whole:
+                    continue
+                if resolve(feed) is None or (known is None and len(self._streams) >= _MAX_FEEDS):
                     continue
                 self.follow(feed, family)
-                self._streams[feed].announce = not first
+                stream = self._streams[feed]
+                stream.of_whole = True
+                stream.announce = stream.announce or (known is None and not first)
             self._found.add(family.name)
 
     def _take(self, stream: _Stream, number: bytes, fields: dict[bytes, bytes]) -> RelayedMessage | None:
@@ -280,6 +305,7 @@ class EventStreams:
             return None
         if stream.seq and (epoch != stream.epoch or seq != stream.seq + 1):
             # What lies between is lost to us; nobody can be resumed over it.
+            stream.broken = True
             if epoch == stream.epoch:
                 self.counters.missed += seq - stream.seq - 1
                 log.warning("relay_events_missed", feed=stream.feed, events=seq - stream.seq - 1)

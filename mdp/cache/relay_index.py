@@ -13,7 +13,7 @@ from typing import Any
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.relay_channels import glob
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.feeds import Family, resolve
 
 _PERIOD_SECONDS = 60.0
@@ -43,7 +43,7 @@ class SymbolIndex:
     def start(self) -> None:
         """Begin to look."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="relay-index")
+            self._task = begin(self._run(), "relay-index")
 
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""

@@ -56,9 +56,8 @@ def history(files: tuple[Path, ...], config_path: str | None, flags: Mapping[str
         _print(rows, f"No recorded days in {kept.folder}")
         return
 
-    from mdp.app import ALWAYS_OPEN
     from mdp.commands.volumes import recorded_days
-    from mdp.exchange_calendar import ExchangeCalendar
+    from mdp.exchange_calendar import ALWAYS_OPEN, ExchangeCalendar
     from mdp.simulator.recording import RecordingError
 
     days = recorded_days(

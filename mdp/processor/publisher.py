@@ -16,7 +16,7 @@ from mdp.cache.keys import Keys, partition_name
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_writer import RedisWriter
-from mdp.cache.tasks import end
+from mdp.cache.tasks import Background
 from mdp.feeds import HALTS_ACTIVE, MARKET_STATUS, TTA, TTA_ALL, Family
 from mdp.market_status import NO_CALENDAR_FIELDS, calendar_fields
 from mdp.processor.parts import Part, SchemaError, merge_board, merge_halts, merge_trades, read
@@ -45,6 +45,8 @@ class LeaseLike(Protocol):
     on_lost: list[Callable[[str], None]]
 
     def valid(self) -> bool: ...
+
+    def refused(self) -> None: ...
 
 
 class Contributors:
@@ -81,7 +83,7 @@ class Contributors:
         return sorted(name for name, (_, at) in self._seen.items() if now - at > STALE_SECONDS)
 
 
-class Publisher:
+class Publisher(Background):
     """A stage: publishes while its process holds the lease.
 
     Args:
@@ -137,20 +139,13 @@ class Publisher:
         self._rounds = 0
         self._listener: tuple[dict[bytes, bytes], float] = ({}, clock())
         self._days: dict[str, Any] = {}  # partition -> its trading day
-        self._task: asyncio.Task[None] | None = None
         self.failures = 0
         lease.on_gained.append(self._gained)
         lease.on_lost.append(self._lost)
 
-    async def start(self) -> None:
-        """Begin: as soon as the lease is held, boards are published."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
-
     async def stop(self) -> None:
         """Publish what waits and end; give the lease back afterwards. Safe to call twice."""
-        task, self._task = self._task, None
-        await end(task)
+        await super().stop()
         output, self.output = self.output, None
         if output is not None:
             await self._writer.close(output, 0.3)
@@ -182,6 +177,7 @@ class Publisher:
 
     def _refused(self) -> None:
         log.warning("publisher_refused", epoch=self.output.epoch if self.output else 0)
+        self._lease.refused()
 
     # Once a second.
 
@@ -197,10 +193,8 @@ class Publisher:
                     self._link.bad(error)
                     await self._link.pause()
                     continue
-                except Exception as error:  # of one part, most likely: the next second may be well
-                    self.failures += 1
-                    if self.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
-                        log.error("publisher_failed", failures=self.failures, exc_info=error)
+                except Exception as error:  # a defect: the next second may be well
+                    self._failed("", error)
             await asyncio.sleep(max(0.05, _PERIOD_SECONDS - (self._clock() - began)))
 
     async def round(self, seconds: float = 0.0) -> None:
@@ -220,12 +214,22 @@ class Publisher:
             if family is MARKET_STATUS:
                 await self._read_listener()
             began = self._clock()
-            limits = self._publish(output, family, parts)
+            limits: dict[str, int] = {}
+            try:
+                limits = self._publish(output, family, parts)
+            except Exception as error:  # of one part, most likely: the other feeds need not wait for its end
+                self._had.pop(family.name, None)
+                self._failed(family.name, error)
             self._observe(family.name, self._clock() - began)
             if limits:
                 await self._client.hset(self._keys.limits(family.name), mapping=limits)
             await asyncio.sleep(pause)
         self._rounds += 1
+
+    def _failed(self, feed: str, error: Exception) -> None:
+        self.failures += 1
+        if self.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+            log.error("publisher_failed", feed=feed, failures=self.failures, exc_info=error)
 
     async def _read_listener(self) -> None:
         had, at = self._listener

@@ -21,7 +21,7 @@ from mdp.cache.leases import Lease
 from mdp.cache.redis_link import REDIS_ERRORS
 from mdp.cache.reference import Reference
 from mdp.cache.table import ReferenceRow
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.exchange_calendar import ExchangeCalendar
 from mdp.processor.engine import Engine
 from mdp.processor.reference_swap import ReferenceSwap
@@ -29,7 +29,6 @@ from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
 
-LEASE = "reference"
 _LOOK_SECONDS = 1.0
 _WRITE_SECONDS = 2.0  # between two writes while values come
 _KEEP_SECONDS = 5 * 86_400
@@ -90,7 +89,7 @@ class SharedReference:
         """Begin to look; returns at once."""
         if self._task is None:
             await self.lease.start()
-            self._task = asyncio.create_task(self._run(), name=self.name)
+            self._task = begin(self._run(), self.name)
 
     async def stop(self) -> None:
         """Stop fetching, give the lease back. Safe to call twice, or before `start`."""

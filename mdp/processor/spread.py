@@ -21,7 +21,7 @@ from mdp.cache.keys import Keys, partition_name
 from mdp.cache.leases import Client, Lease
 from mdp.cache.members import Members, share
 from mdp.cache.redis_link import REDIS_ERRORS
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
@@ -126,6 +126,8 @@ class Spread:
 
     def health(self) -> Health:
         """Good while Redis answers."""
+        if self._task is not None and self._task.done():
+            return Health(False, "does not run")
         if self._failing:
             return Health(False, "Redis does not answer")
         held = self.held
@@ -134,13 +136,20 @@ class Spread:
             True, f"{len(held)} of {self._partitions} partitions{busy}, {len(self.members)} processors"
         )
 
+    def refused(self, p: int) -> None:
+        """A fence knows a newer epoch of a partition than ours: stop, release it. See `Lease.refused`."""
+        self._owner.drop(p)
+        if self.leases[p].epoch:
+            self._rest_until[p] = self._clock() + self._renew_seconds
+            self._give(p)
+
     # -- life ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Join, and take partitions from now on; returns at once."""
         if self._task is None:
             self._control.listeners.append(self._heard)
-            self._task = asyncio.create_task(self._run(), name=self.name)
+            self._task = begin(self._run(), self.name)
 
     async def stop(self) -> None:
         """Finish and release everything. Safe to call twice, or before `start`."""
@@ -162,11 +171,12 @@ class Spread:
     def _heard(self, message: str) -> None:
         if message.startswith("joined "):
             self._wake.set()
-        elif message.startswith("released partition:"):
-            lease = self.leases.get(int(message.removeprefix("released partition:")))
-            if lease is not None and not lease.epoch:
+            return
+        for lease in self.leases.values():
+            if not lease.epoch and message == f"released {lease.name}":
                 lease.forget_owner()
                 self._wake.set()
+                return
 
     async def _run(self) -> None:
         if self._only is None:

@@ -142,7 +142,13 @@ class Process:
 
     async def _look_after(self) -> None:
         collector = Collector(self.session)
+        failures = 0
         while True:
             await asyncio.sleep(1)
-            self.look()
-            collector.look()
+            try:
+                self.look()
+                collector.look()
+            except Exception as exc:  # a defect must not end the chores for good
+                failures += 1
+                if failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                    log.error("chores_failed", failures=failures, exc_info=exc)

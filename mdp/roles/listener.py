@@ -20,7 +20,7 @@ from mdp.cache.leases import Lease
 from mdp.cache.members import Members
 from mdp.cache.redis_link import Link
 from mdp.events import HALT_NOTICES, QUEUES, HaltNotice
-from mdp.exchange_calendar import ExchangeCalendar
+from mdp.exchange_calendar import ALWAYS_OPEN, ExchangeCalendar
 from mdp.listener.announcement import MAX_LEDGER, Announcement
 from mdp.listener.losses import ListenerLosses
 from mdp.listener.market_status import MarketStatusSource
@@ -36,13 +36,12 @@ from mdp.queues.streams import EXPIRING
 from mdp.roles.base import StartError
 from mdp.roles.feed_controls import FeedControls
 from mdp.roles.listener_lease import Announcer, ConnectionHolder
-from mdp.roles.parts import Role, Shared
+from mdp.roles.parts import Named, Role, Shared
 from mdp.sessions import MarketClock
-from mdp.stage import Health, Stage
+from mdp.stage import Stage
 
 LEASE_SECONDS, RENEW_SECONDS, MARGIN_SECONDS = 8.0, 1.0, 2.0
 TAKEOVER_SECONDS = (2.0, 4.0, 8.0)
-ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
 _NOTICES = 1_000  # in one batch: a halt of the whole market has ten thousand
 _BACKLOG = 50_000  # events that wait for Redis, from which on a replay is slowed down
 
@@ -120,7 +119,7 @@ class ListenerRole(Role):
     def stages(self) -> Iterable[Stage]:
         # Stopped in the reverse order: the socket closes, what was read is sent, the lease is released.
         yield self._control
-        yield _LeaseStage(self.lease)
+        yield Named("listener_lease", self.lease)
         yield self.market_status
         yield self._announcer
         yield self.writer
@@ -267,20 +266,3 @@ class _PatientPace(Pace):
         while self._pace.replaying and self._writer.waiting > _BACKLOG and self._link.ok:
             await asyncio.sleep(0.002)
             await self._pace.turn()
-
-
-class _LeaseStage:
-    """The lease as a stage with a name of its own; a standby is ready, too."""
-
-    def __init__(self, lease: Lease) -> None:
-        self.name = "listener_lease"
-        self._lease = lease
-
-    async def start(self) -> None:
-        await self._lease.start()
-
-    async def stop(self) -> None:
-        await self._lease.stop()
-
-    def health(self) -> Health:
-        return self._lease.health()

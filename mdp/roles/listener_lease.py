@@ -13,7 +13,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.leases import Lease
 from mdp.cache.members import Members
 from mdp.cache.redis_link import REDIS_ERRORS
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.listener.announcement import MAX_LEDGER, Announcement, read_announcement
 from mdp.listener.massive import MassiveListener
 from mdp.stage import Health
@@ -72,7 +72,7 @@ class ConnectionHolder:
 
     async def start(self) -> None:
         """Connect once the lease is ours."""
-        self._task = asyncio.create_task(self._run(), name="connection-holder")
+        self._task = begin(self._run(), "connection-holder")
 
     async def stop(self) -> None:
         """Close the connection."""
@@ -114,7 +114,10 @@ class ConnectionHolder:
 
     async def _run(self) -> None:
         while True:
-            await self._settle()
+            try:
+                await self._settle()
+            except Exception as exc:  # a defect: the lease is ours, nobody else connects in our place
+                log.error("connection_holder_failed", exc_info=exc)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -171,12 +174,12 @@ class Announcer:
         self._inherited_gaps = 0
         self._task: asyncio.Task[None] | None = None
         self._error = ""
-        lease.on_gained.append(lambda _epoch: self._wake.set())
         self._wake = asyncio.Event()
+        lease.on_gained.append(lambda _epoch: self._wake.set())
 
     async def start(self) -> None:
         """Begin to speak."""
-        self._task = asyncio.create_task(self._run(), name=self.name)
+        self._task = begin(self._run(), self.name)
 
     async def stop(self) -> None:
         """Say what we are now, and that we are gone. The connection is closed, the lease still ours."""
@@ -194,11 +197,16 @@ class Announcer:
 
     def follow(self, said: Announcement) -> None:
         """Keep a predecessor's ledger in front of ours. What lasted when it spoke last, ends there."""
-        if said.id and said.id != self._say().id:
-            ended = [
-                gap if gap.get("end_ms") is not None else {**gap, "end_ms": said.ts} for gap in said.ledger
+        own = self._say()
+        if said.id and said.id != own.id:
+            mine = {_key(gap) for gap in own.ledger}
+            ours = [gap for gap in said.ledger if _key(gap) in mine]  # it followed us once
+            self._inherited = [
+                gap if gap.get("end_ms") is not None else {**gap, "end_ms": said.ts}
+                for gap in said.ledger
+                if _key(gap) not in mine
             ]
-            self._inherited, self._inherited_gaps = ended, said.gaps
+            self._inherited_gaps = max(0, said.gaps - own.gaps) if ours else said.gaps
 
     async def _run(self) -> None:
         while True:
@@ -229,3 +237,8 @@ class Announcer:
         words = [word for field in said.fields().items() for word in field]
         if self._lease.valid():
             await self._client.eval(_ANNOUNCE, 1, self._key, said.epoch, _KEEP_SECONDS, *words)
+
+
+def _key(gap: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells an entry of one listener's ledger from those of another's."""
+    return gap.get("number"), gap.get("start_ms"), gap.get("reason")

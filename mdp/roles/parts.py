@@ -6,13 +6,13 @@ import os
 import secrets
 import socket
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mdp.cache.keys import Keys
 from mdp.config import Config
 from mdp.observability.loop_lag import StepTimers
 from mdp.observability.metrics import Metrics
-from mdp.stage import Stage
+from mdp.stage import Health, Stage
 
 if TYPE_CHECKING:
     from mdp.roles.redis_stage import RedisStage
@@ -51,6 +51,24 @@ class Shared:
         self.redis = redis
         self.widget_redis = widget_redis
         self.roles: dict[str, Role] = {}
+
+
+class Runs(Protocol):
+    """A stage, whatever it is called."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def health(self) -> Health: ...
+
+
+class Named:
+    """A stage under a name of its own in this process, so that `/readyz` tells it from the others."""
+
+    def __init__(self, name: str, stage: Runs) -> None:
+        self.name = name
+        self.start, self.stop, self.health = stage.start, stage.stop, stage.health
 
 
 class Role:

@@ -18,7 +18,7 @@ from mdp.analyzers.base import Analyzer
 from mdp.analyzers.trade_ledger import TradeLedger
 from mdp.cache.conditions import Conditions
 from mdp.cache.control import Control
-from mdp.cache.keys import PUBLISHER
+from mdp.cache.keys import PUBLISHER, REFERENCE
 from mdp.cache.leases import Lease
 from mdp.cache.redis_interest import InterestWatch
 from mdp.cache.redis_link import REDIS_ERRORS, Link
@@ -26,7 +26,7 @@ from mdp.cache.redis_writer import RedisWriter
 from mdp.cache.reference import Reference
 from mdp.cache.rest import RestClient
 from mdp.cache.tasks import end
-from mdp.exchange_calendar import ExchangeCalendar
+from mdp.exchange_calendar import ALWAYS_OPEN, ExchangeCalendar
 from mdp.listener.announcement import feed_fields, read_announcement
 from mdp.listener.market_status import MarketStatusSource
 from mdp.observability.writer import show_publisher, show_writer
@@ -36,20 +36,18 @@ from mdp.processor.listener_gaps import ListenerGaps
 from mdp.processor.partition_build import PartitionBuilder
 from mdp.processor.partitions import Partitions
 from mdp.processor.publisher import Publisher
-from mdp.processor.shared_reference import LEASE as REFERENCE
 from mdp.processor.shared_reference import SharedReference
 from mdp.processor.spread import Spread
 from mdp.queues.stream_reader import StreamReader
 from mdp.queues.streams import PartitionsDiffer, settle_partitions
 from mdp.roles.base import StartError
-from mdp.roles.parts import Role, Shared
+from mdp.roles.parts import Named, Role, Shared
 from mdp.roles.processor_controls import ProcessorControls
 from mdp.stage import Health, Stage
 from mdp.trade_rules import SHIPPED_TABLE, RuleTable
 
 log = structlog.get_logger(__name__)
 
-ALWAYS_OPEN = frozenset({"crypto", "forex", "futures"})  # markets that know nothing of NYSE's holidays
 _LOOK_SECONDS = 1.0
 
 
@@ -100,7 +98,7 @@ class ProcessorRole(Role):
             max_symbols=settings.max_symbols,
             include_otc=settings.include_otc,
             max_failures=settings.max_failures,
-            on_refused=lambda partition: self.partitions.drop(partition),
+            on_refused=lambda partition: self.spread.refused(partition),
         )
         reader = StreamReader(redis, keys, link("processor_reader"), ttl_seconds=config.mdq.ttl_seconds)
         self.partitions = Partitions(
@@ -178,9 +176,9 @@ class ProcessorRole(Role):
             self.conditions,
             self.partitions,
             self.publisher,
-            _Named("publisher_lease", self._publisher_lease),
+            Named("publisher_lease", self._publisher_lease),
             _Agreed(self),
-            _Named("listener_gaps", self),
+            Named("listener_gaps", self),
         ]
         self._register()
 
@@ -340,24 +338,6 @@ def parse_partitions(text: str) -> list[int]:
             raise ValueError(f"not a list of partitions: {text!r}")
         found.update(range(int(first), end_ + 1))
     return sorted(found)
-
-
-class _Named:
-    """A stage under a name of its own."""
-
-    def __init__(self, name: str, stage: Any) -> None:
-        self.name = name
-        self._stage = stage
-
-    async def start(self) -> None:
-        await self._stage.start()
-
-    async def stop(self) -> None:
-        await self._stage.stop()
-
-    def health(self) -> Health:
-        health: Health = self._stage.health()
-        return health
 
 
 class _Agreed:

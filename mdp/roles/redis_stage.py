@@ -9,6 +9,7 @@ import structlog
 from redis.asyncio import Redis
 
 from mdp.cache.redis_link import REDIS_ERRORS, Link, RedisUnavailable, check, connect
+from mdp.cache.tasks import begin, end
 from mdp.config import CacheConfig
 from mdp.roles.base import StartError
 from mdp.stage import Health
@@ -50,14 +51,12 @@ class RedisStage:
     async def start(self) -> None:
         """Check how Redis is set up; where it does not answer, later."""
         await self._look()
-        self._task = asyncio.create_task(self._run(), name=self.name)
+        self._task = begin(self._run(), self.name)
 
     async def stop(self) -> None:
         """Close the connections. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end(task)
         with contextlib.suppress(*REDIS_ERRORS):
             await self.client.aclose()
 

@@ -25,13 +25,13 @@ from mdp.cache.redis_link import Link
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_writer import RedisWriter
 from mdp.cache.relay import Relay
-from mdp.cache.tasks import end
+from mdp.cache.tasks import begin, end
 from mdp.feeds import HOD_ALERT, LOD_ALERT, MARKET_STATUS, match
 from mdp.observability.relay import show_relay
 from mdp.processor.parts import Packer
 from mdp.processor.results import Results
 from mdp.roles.base import StartError
-from mdp.roles.parts import Role, Shared
+from mdp.roles.parts import Named, Role, Shared
 from mdp.scanner.base import Scanner
 from mdp.scanner.gate import Gate
 from mdp.scanner.stage import ScannerStage
@@ -99,7 +99,7 @@ class ScannerRole(Role):
     def stages(self) -> Iterable[Stage]:
         # Stopped in the reverse order: what scanners said last is written before the lease is given back.
         yield self.relay
-        yield _LeaseStage(self.lease)
+        yield Named("scanner_lease", self.lease)
         yield self._interest
         yield self._writer
         yield self._stage
@@ -126,11 +126,13 @@ class ScannerRole(Role):
             output.parts[MARKET_STATUS.name] = output.last_parts[MARKET_STATUS.name] = part
 
     def _gained(self, epoch: int) -> None:
-        output = self._writer.open(
-            self.lease.name, epoch, valid=self.lease.valid, on_refused=lambda: self._lost("refused")
-        )
+        output = self._writer.open(self.lease.name, epoch, valid=self.lease.valid, on_refused=self._refused)
         self._output, self._packer, self._fields = output, Packer(epoch), None
         self.gate.lead_to(output)
+
+    def _refused(self) -> None:
+        self._lost("refused")
+        self.lease.refused()
 
     def _lost(self, _reason: str) -> None:
         self.gate.lead_to(None)
@@ -208,7 +210,7 @@ class _Scanners:
     async def start(self) -> None:
         if self._task is None:
             self._gate.silent = True
-            self._task = asyncio.create_task(self._begin(), name="scanners-begin")
+            self._task = begin(self._begin(), "scanners-begin")
 
     async def stop(self) -> None:
         task, self._task = self._task, None
@@ -218,7 +220,8 @@ class _Scanners:
 
     def health(self) -> Health:
         if not self._begun:
-            return Health(False, "waits for the event feeds' histories in Redis")
+            died = self._task is not None and self._task.done()
+            return Health(False, "did not begin" if died else "waits for the event feeds' histories in Redis")
         if self._gate.silent:
             return Health(False, "works through the event feeds' histories")
         return self._stage.health()
@@ -235,12 +238,3 @@ class _Scanners:
             await asyncio.sleep(_LOOK_SECONDS)
         self._gate.silent = False
         log.info("scanners_ready", messages=sum(behind))
-
-
-class _LeaseStage:
-    """The lease under a name of its own, so that `/readyz` tells it from the scanners."""
-
-    name = "scanner_lease"
-
-    def __init__(self, lease: Lease) -> None:
-        self.start, self.stop, self.health = lease.start, lease.stop, lease.health

@@ -72,7 +72,7 @@ def test_no_two_names_are_the_same() -> None:
     made = [
         keys.partitions, keys.members, keys.control, keys.interest_channel, keys.listener,
         keys.listeners, keys.interest("w1"),
-        keys.reference("2026-11-20"), keys.reference_lease("2026-11-20"),
+        keys.reference("2026-11-20"),
         *[make(feed) for feed, make in itertools.product(FEEDS, makers)],
         *[keys.stream(queue, partition) for queue in QUEUES for partition in range(16)],
         *[keys.lease(name) for name in (LISTENER, PUBLISHER, SCANNER)],
@@ -91,7 +91,6 @@ def test_every_name_carries_the_prefix() -> None:
         keys.value("halts"), keys.place("halts"), keys.fence("halts"), keys.events("halts"),
         keys.counter("halts"), keys.parts("halts"), keys.limits("halts"), keys.bus("halts"),
         keys.interest("w"), keys.reference("d"),
-        keys.reference_lease("d"),
     ]  # fmt: skip
     assert all(name.startswith("x:") for name in names)
 

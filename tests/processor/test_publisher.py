@@ -31,11 +31,15 @@ class Lease:
     def __init__(self) -> None:
         self.epoch = 0
         self.held = False
+        self.refusals = 0
         self.on_gained: list[Callable[[int], None]] = []
         self.on_lost: list[Callable[[str], None]] = []
 
     def valid(self) -> bool:
         return self.held
+
+    def refused(self) -> None:
+        self.refusals += 1
 
     def gain(self, epoch: int) -> None:
         self.epoch, self.held = epoch, True
