@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,24 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(queues_run, "run", cannot)
     assert code() == 1
+
+
+def test_sigterm_ends_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is cancelled, so that it stops its processes; the exit code says why."""
+    cleaned: list[bool] = []
+
+    async def run(*_: object, **__: object) -> QueuesResult:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(60)
+        finally:
+            cleaned.append(True)
+        return made_result()
+
+    monkeypatch.setattr(queues_run, "run", run)
+
+    assert queues.main(QueuesOptions(), Console(file=io.StringIO())) == 143
+    assert cleaned == [True]
 
 
 def test_the_command_refuses_other_replicas() -> None:
