@@ -273,19 +273,8 @@ class App(Process):
 
     def accounting(self) -> dict[str, Any]:
         """What came in and what became of it, each number as its stage counted it."""
-        ring, decode = self.ring.counters, self.decode.counters
         return {
-            "ring": {
-                "frames": ring.frames,
-                "taken_frames": ring.taken_frames,
-                "shed_frames": ring.shed_frames,
-                "waiting_frames": len(self.ring),
-                "shed_events": ring.shed_events,
-                "bytes": ring.bytes,
-            },
-            "decoded": dict(decode.decoded),
-            "rejected": dict(decode.rejected),
-            "statuses": decode.statuses,
+            **self.decode.accounting(),
             "queues": {
                 name: {
                     "received": queue.counters.received,

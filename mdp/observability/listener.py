@@ -34,59 +34,7 @@ def show_listener(
         (),
         lambda: {(): float(active())},
     )
-    metrics.gauges(
-        "mdp_feed_state",
-        "State of the provider's connection: 1 for the state it is in.",
-        ("state",),
-        lambda: {(state.value,): float(state is listener.state) for state in FeedState},
-    )
-    metrics.counters(
-        "mdp_feed_connections_total",
-        "Connections to the provider: tried, and of those the ones that became live.",
-        ("fate",),
-        lambda: {
-            ("tried",): float(listener.counters.attempts),
-            ("live",): float(listener.counters.connects),
-        },
-    )
-    metrics.counters(
-        "mdp_feed_disconnects_total",
-        "Connections to the provider that ended, by reason.",
-        ("reason",),
-        lambda: {(reason,): float(n) for reason, n in listener.counters.disconnects.items()},
-    )
-    metrics.counters(
-        "mdp_feed_gaps_total", "Entries of the gap ledger.", (), lambda: {(): float(listener.gaps.total)}
-    )
-    metrics.counters(
-        "mdp_ring_frames_total",
-        "Frames by what became of them; received = taken + shed + waiting.",
-        ("fate",),
-        lambda: {
-            ("received",): float(ring.counters.frames),
-            ("taken",): float(ring.counters.taken_frames),
-            ("shed",): float(ring.counters.shed_frames),
-        },
-    )
-    metrics.counters(
-        "mdp_ring_shed_events_total",
-        "Events in frames that were shed undecoded.",
-        (),
-        lambda: {(): float(ring.counters.shed_events)},
-    )
-    metrics.gauges("mdp_ring_bytes", "Frames that wait to be decoded.", (), lambda: {(): float(ring.bytes)})
-    metrics.counters(
-        "mdp_decoded_events_total",
-        "Events decoded, by the queue that carries them.",
-        ("queue",),
-        lambda: {(name,): float(n) for name, n in decode.counters.decoded.items() if name != "unknown"},
-    )
-    metrics.counters(
-        "mdp_rejected_events_total",
-        "Events on the wire that were malformed or of an unknown type, by reason.",
-        ("reason",),
-        lambda: {(reason,): float(n) for reason, n in decode.counters.rejected.items()},
-    )
+    show_feed(metrics, listener=listener, ring=ring, decode=decode)
     metrics.counters(
         "mdp_mdq_events_total",
         "Events for the streams by fate; received = sent + expired + dropped + lost + unwritable + waiting.",
@@ -114,4 +62,82 @@ def show_listener(
         "Bytes of the entries written.",
         (),
         lambda: {(): float(writer.counters.bytes)},
+    )
+
+
+def show_feed(metrics: Metrics, *, listener: MassiveListener, ring: RawRing, decode: DecodeStage) -> None:
+    """Register what is counted from the provider's connection up to the queues."""
+    metrics.gauges(
+        "mdp_feed_state",
+        "State of the provider's connection: 1 for the state it is in.",
+        ("state",),
+        lambda: {(state.value,): float(state is listener.state) for state in FeedState},
+    )
+    metrics.counters(
+        "mdp_feed_connections_total",
+        "Connections to the provider: tried, and of those the ones that became live.",
+        ("fate",),
+        lambda: {
+            ("tried",): float(listener.counters.attempts),
+            ("live",): float(listener.counters.connects),
+        },
+    )
+    metrics.counters(
+        "mdp_feed_disconnects_total",
+        "Connections to the provider that ended, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in listener.counters.disconnects.items()},
+    )
+    metrics.counters(
+        "mdp_feed_stalls_total",
+        "Connections that were open but silent and were restarted.",
+        (),
+        lambda: {(): float(listener.counters.stalls)},
+    )
+    metrics.counters(
+        "mdp_feed_statuses_total",
+        "Words of the provider about the connection, by status.",
+        ("status",),
+        lambda: {(status,): float(n) for status, n in listener.counters.statuses.items()},
+    )
+    metrics.counters(
+        "mdp_feed_gaps_total", "Entries of the gap ledger.", (), lambda: {(): float(listener.gaps.total)}
+    )
+    metrics.gauges(
+        "mdp_feed_reading_held",
+        "1 while reading is paused so that a replay does not overrun the ring.",
+        (),
+        lambda: {(): float(ring.holding)},
+    )
+    metrics.gauges("mdp_ring_bytes", "Frames that wait to be decoded.", (), lambda: {(): float(ring.bytes)})
+    metrics.counters(
+        "mdp_ring_frames_total",
+        "Frames by what became of them; received = taken + shed + waiting.",
+        ("fate",),
+        lambda: {
+            ("received",): float(ring.counters.frames),
+            ("taken",): float(ring.counters.taken_frames),
+            ("shed",): float(ring.counters.shed_frames),
+        },
+    )
+    metrics.counters(
+        "mdp_ring_received_bytes_total", "Bytes of frames.", (), lambda: {(): float(ring.counters.bytes)}
+    )
+    metrics.counters(
+        "mdp_ring_shed_events_total",
+        "Events in frames that were shed undecoded.",
+        (),
+        lambda: {(): float(ring.counters.shed_events)},
+    )
+    metrics.counters(
+        "mdp_decoded_events_total",
+        "Events decoded, by the queue that carries them.",
+        ("queue",),
+        lambda: {(name,): float(n) for name, n in decode.counters.decoded.items() if name != "unknown"},
+    )
+    metrics.counters(
+        "mdp_rejected_events_total",
+        "Events on the wire that were malformed or of an unknown type, by reason.",
+        ("reason",),
+        lambda: {(reason,): float(n) for reason, n in decode.counters.rejected.items()},
     )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mdp.analyzers.halts import Halts
-from mdp.listener.states import FeedState
 from mdp.observability.clients import show_clients
+from mdp.observability.listener import show_feed
 from mdp.observability.metrics import Histogram, Metrics
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Values = Mapping[tuple[str, ...], float]
 
 def show(app: App, metrics: Metrics) -> Histogram:
     """Register everything; returns the histogram of the feed's lag, in seconds, observed once a batch."""
-    _feed(app, metrics)
+    show_feed(metrics, listener=app.listener, ring=app.ring, decode=app.decode)
     _accounting(app, metrics)
     _results(app, metrics)
     _halts(app, metrics)
@@ -38,89 +38,7 @@ def show(app: App, metrics: Metrics) -> Histogram:
     )
 
 
-def _feed(app: App, metrics: Metrics) -> None:
-    listener = app.listener
-    metrics.gauges(
-        "mdp_feed_state",
-        "State of the provider's connection: 1 for the state it is in.",
-        ("state",),
-        lambda: {(state.value,): float(state is listener.state) for state in FeedState},
-    )
-    metrics.counters(
-        "mdp_feed_connections_total",
-        "Connections to the provider: tried, and of those the ones that became live.",
-        ("fate",),
-        lambda: {
-            ("tried",): float(listener.counters.attempts),
-            ("live",): float(listener.counters.connects),
-        },
-    )
-    metrics.counters(
-        "mdp_feed_disconnects_total",
-        "Connections to the provider that ended, by reason.",
-        ("reason",),
-        lambda: {(reason,): float(n) for reason, n in listener.counters.disconnects.items()},
-    )
-    metrics.counters(
-        "mdp_feed_stalls_total",
-        "Connections that were open but silent and were restarted.",
-        (),
-        lambda: {(): float(listener.counters.stalls)},
-    )
-    metrics.counters(
-        "mdp_feed_statuses_total",
-        "Words of the provider about the connection, by status.",
-        ("status",),
-        lambda: {(status,): float(n) for status, n in listener.counters.statuses.items()},
-    )
-    metrics.counters(
-        "mdp_feed_gaps_total", "Entries of the gap ledger.", (), lambda: {(): float(listener.gaps.total)}
-    )
-    metrics.gauges(
-        "mdp_feed_reading_held",
-        "1 while reading is paused so that a replay does not overrun the ring.",
-        (),
-        lambda: {(): float(app.ring.holding)},
-    )
-    metrics.gauges(
-        "mdp_ring_bytes", "Frames that wait to be decoded.", (), lambda: {(): float(app.ring.bytes)}
-    )
-
-
 def _accounting(app: App, metrics: Metrics) -> None:
-    ring = app.ring
-    metrics.counters(
-        "mdp_ring_frames_total",
-        "Frames by what became of them; received = taken + shed + waiting.",
-        ("fate",),
-        lambda: {
-            ("received",): float(ring.counters.frames),
-            ("taken",): float(ring.counters.taken_frames),
-            ("shed",): float(ring.counters.shed_frames),
-        },
-    )
-    metrics.counters(
-        "mdp_ring_received_bytes_total", "Bytes of frames.", (), lambda: {(): float(ring.counters.bytes)}
-    )
-    metrics.counters(
-        "mdp_ring_shed_events_total",
-        "Events in frames that were shed undecoded.",
-        (),
-        lambda: {(): float(ring.counters.shed_events)},
-    )
-    metrics.counters(
-        "mdp_decoded_events_total",
-        "Events decoded, by the queue that carries them.",
-        ("queue",),
-        lambda: {(name,): float(n) for name, n in app.decode.counters.decoded.items() if name != "unknown"},
-    )
-    metrics.counters(
-        "mdp_rejected_events_total",
-        "Events on the wire that were malformed or of an unknown type, by reason.",
-        ("reason",),
-        lambda: {(reason,): float(n) for reason, n in app.decode.counters.rejected.items()},
-    )
-
     def queues() -> Values:
         values: dict[tuple[str, ...], float] = {}
         for name, terms in app.accounting()["queues"].items():

@@ -91,6 +91,23 @@ class DecodeStage:
             return Health(False, "decoding does not run")
         return Health(True, f"{len(self._ring)} frames wait")
 
+    def accounting(self) -> dict[str, Any]:
+        """What came in and what became of it up to the queues, each number as it was counted."""
+        ring, counters = self._ring.counters, self.counters
+        return {
+            "ring": {
+                "frames": ring.frames,
+                "taken_frames": ring.taken_frames,
+                "shed_frames": ring.shed_frames,
+                "waiting_frames": len(self._ring),
+                "shed_events": ring.shed_events,
+                "bytes": ring.bytes,
+            },
+            "decoded": dict(counters.decoded),
+            "rejected": dict(counters.rejected),
+            "statuses": counters.statuses,
+        }
+
     async def _run(self) -> None:
         ring = self._ring
         while True:

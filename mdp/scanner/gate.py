@@ -7,23 +7,11 @@ from typing import Any, Protocol
 
 from mdp.cache.base import Interest
 from mdp.feeds import Family
+from mdp.processor.results import Outlet, Shelf
 
 
-class Way(Protocol):
+class Way(Outlet, Shelf, Protocol):
     """Where results go while we are the one who speaks (`mdp.cache.redis_output.RedisOutput`)."""
-
-    def publish(self, family: Family, symbol: str, value: Any) -> object: ...
-
-    def set(self, family: Family, symbol: str, value: Any) -> None: ...
-
-    def push(self, family: Family, symbol: str, value: Any) -> None: ...
-
-    def provide(
-        self,
-        family: Family,
-        provider: Callable[[str], Any],
-        symbols: Callable[[], Iterable[str]] = tuple,
-    ) -> None: ...
 
 
 class Gate:
