@@ -19,6 +19,7 @@ from mdp.cache.validate import LARGEST_SHARES, Rejected
 from mdp.listener.gaps import DONE, FAILED, OFF, PARTIAL, RUNNING, WAITING, Gap
 from mdp.observability.loop_lag import StepTimer
 from mdp.observability.metrics import Metrics
+from mdp.processor.backfill_sources import Turns
 from mdp.processor.engine import Engine
 from mdp.processor.missed_bars import LENGTH_MS, MINUTE, SECOND, BodyError, Found, complete, fetch, volumes
 from mdp.sessions import TradingDay
@@ -44,8 +45,20 @@ STEP = 250  # bars or symbols between two turns of the event loop
 _REFUSED = frozenset({400, 401, 402, 403, 405, 410, 501})
 
 
+#: Volumes (shares) of the engine's symbols on a day, asked for not before a monotonic time.
+Snapshot = Callable[[TradingDay, float], Awaitable[dict[str, float]]]
+
+
+async def _at_once() -> bool:
+    return True
+
+
 class _Ended(Exception):
     """A pass is not worth going on with; the text says why."""
+
+
+class _Gone(Exception):
+    """The engine is not used any more: whoever has its state now repairs it."""
 
 
 class Backfill:
@@ -59,6 +72,10 @@ class Backfill:
         include_otc: Ask for the volumes of OTC symbols, too.
         wanted: Symbols that clients subscribe to.
         boards: Symbols on boards.
+        owns: Whether a symbol is one of the engine's.
+        snapshot: Where volumes come from; None: we ask for everybody's ourselves.
+        turns: With the provider, where others repair, too.
+        free: Waits until the engine's state may move; false where the engine is not used any more.
         step: Durations of its steps on the event loop.
         clock: Monotonic seconds.
         sleep: Injected by tests.
@@ -82,6 +99,10 @@ class Backfill:
         include_otc: bool = False,
         wanted: Callable[[], Iterable[str]] = lambda: (),
         boards: Callable[[], Awaitable[Iterable[str]]] | None = None,
+        owns: Callable[[str], bool] = lambda _symbol: True,
+        snapshot: Snapshot | None = None,
+        turns: Turns | None = None,
+        free: Callable[[], Awaitable[bool]] = _at_once,
         step: StepTimer | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -89,6 +110,9 @@ class Backfill:
         self._rest, self._engine = rest, engine
         self._enabled, self._max_symbols, self._include_otc = enabled, max_symbols, include_otc
         self._wanted, self._boards = wanted, boards
+        self._owns, self._free = owns, free
+        self._snapshot = self._ask_for_all if snapshot is None else snapshot
+        self._turns = Turns(CONCURRENCY) if turns is None else turns
         self._step = step if step is not None else StepTimer()
         self._clock, self._sleep = clock, sleep
         self._task: asyncio.Task[None] | None = None
@@ -96,6 +120,8 @@ class Backfill:
         self._gaps: list[Gap] = []  # to be repaired
         self._number = 0  # losses up to this one are over
         self._until_ms = 0.0  # when data had come again after them
+        self._wanted_at = 0.0  # monotonic, when that was
+        self._places: dict[str, float] = {}  # symbol -> the lower, the sooner it is asked for
         self._waited: set[int] = set()  # ends of minutes (ms) whose bars are final
         self._has_seconds: bool | None = None  # whether the provider keeps second bars; None: not known
         self._failures = self._refusals = 0  # in a row
@@ -163,6 +189,7 @@ class Backfill:
             self._gaps.append(gap)
         self._number = max(self._number, number)
         self._until_ms = max(self._until_ms, until_ms)
+        self._wanted_at = self._clock()
         self._asked.set()
 
     async def _run(self) -> None:
@@ -174,6 +201,8 @@ class Backfill:
             try:
                 if day is not None:
                     await self._repair(day)
+            except _Gone:
+                return
             except Exception as exc:  # a defect of ours must not end all repairs to come
                 log.error("backfill_failed", exc_info=exc)
                 self._close(FAILED, "internal error; the log has the cause", None)
@@ -232,6 +261,7 @@ class Backfill:
             detail = f"only {self._max_symbols} of {len(symbols)} symbols (processor.backfill_max_symbols)"
             self._close(PARTIAL, detail, None)
             return
+        await self._may_move()
         if len(left) <= MAX_LEFT:
             self._engine.market.trust.settle(number, left)
         if left:
@@ -245,18 +275,30 @@ class Backfill:
         if not self._engine.market.trust.whole_market:
             return {}  # some symbols: their bars tell as much, and are less than everybody's volumes
         try:
-            known = await volumes(
-                self._rest, day, self.rejected.at("snapshot"), self._step, include_otc=self._include_otc
-            )
+            known = await self._snapshot(day, self._wanted_at)
         except (RestError, BodyError) as exc:
             log.warning("backfill_without_snapshot", error=str(exc))
             return {}
         items = list(known.items())
         for at in range(0, len(items), STEP):
+            await self._may_move()
             with self._step:
                 self._engine.raise_volumes(dict(items[at : at + STEP]))
             await asyncio.sleep(0)
         return known
+
+    async def _ask_for_all(self, day: TradingDay, _since: float) -> dict[str, float]:
+        checks = self.rejected.at("snapshot")
+        return await volumes(self._rest, day, checks, self._step, include_otc=self._include_otc)
+
+    async def _may_move(self) -> None:
+        """Return when the engine's state may be changed, up to the next wait.
+
+        Raises:
+            _Gone: The engine is not used any more.
+        """
+        if not await self._free():
+            raise _Gone
 
     async def _in_order(self, known: dict[str, float]) -> list[str]:
         """Symbols of which something is missing: those looked at first, then by the day's volume."""
@@ -264,23 +306,23 @@ class Backfill:
         trust = market.trust
         if not trust.whole_market:
             everybody = trust.symbols()
-        elif known:
-            everybody = [*market.symbols, *(name for name in known if name not in market.symbols)]
         else:
-            everybody = [*market.symbols, *(name for name in market.references if name not in market.symbols)]
+            others: Iterable[str] = known or market.references
+            everybody = [*market.symbols, *(name for name in others if name not in market.symbols)]
         first = dict.fromkeys(self._wanted())
         if self._boards is not None:
             first.update(dict.fromkeys(await self._boards()))
         places: dict[str, float] = {}
         for at in range(0, len(everybody), STEP):
             for symbol in everybody[at : at + STEP]:
-                if trust.uncertain_since(symbol) is None:
+                if trust.uncertain_since(symbol) is None or not self._owns(symbol):
                     continue
                 state = market.symbols.get(symbol)
                 volume = known.get(symbol, 0) if state is None else state.accumulated_volume
                 tier = 0 if symbol in first else 1 if state is not None else 2
                 places[symbol] = tier * LARGEST_SHARES - volume
             await asyncio.sleep(0)
+        self._places = places
         with self._step:  # one number each: comparing tuples would take three times as long
             return sorted(places, key=places.__getitem__)
 
@@ -337,6 +379,7 @@ class Backfill:
             return False
         for at in range(0, len(found.bars), STEP):
             part = found.bars[at : at + STEP]
+            await self._may_move()
             with self._step:
                 complete(part, market.symbols.get(symbol), known.get(symbol))
                 self._engine.refill(part)
@@ -345,6 +388,7 @@ class Backfill:
         if found.refused:
             self._count("rejected")
             return False
+        await self._may_move()
         with self._step:
             self._engine.repaired((symbol,), number)
         for gap in self._gaps:
@@ -375,9 +419,9 @@ class Backfill:
     async def _ask(self, symbol: str, timespan: str, since_ms: float, until_ms: float, near: float) -> Found:
         length = LENGTH_MS[timespan]
         since, until = int(since_ms // length * length), _up(until_ms, length)
-        return await fetch(
-            self._rest, symbol, timespan, since, max(until, since + length), near=near, checks=self._checks
-        )
+        until = max(until, since + length)
+        async with self._turns.turn(self._places.get(symbol, 0.0)):
+            return await fetch(self._rest, symbol, timespan, since, until, near=near, checks=self._checks)
 
     async def _until_final(self, end_ms: int) -> None:
         """Wait until a minute is over on the market's clock, and its last bars have come.

@@ -13,6 +13,7 @@ from mdp.exchange_calendar import ExchangeCalendar
 from mdp.processor.engine import Engine
 from mdp.processor.led_clock import LedClock
 from mdp.processor.losses import TrustKeeper
+from mdp.processor.partition_gaps import PartitionGaps
 from mdp.processor.partition_output import PartitionOutput
 from mdp.processor.reference_swap import ReferenceSwap
 
@@ -69,6 +70,7 @@ class PartitionBuilder:
         market.clock.use(self._calendar)
         results = out.results
         swap = ReferenceSwap(market, results, lambda day: self.on_day(swap, day))
-        analyzers: list[Analyzer] = [swap, TrustKeeper(market, results)]
+        # In this order: what the ledger has, the trust dumped behind it knows.
+        analyzers: list[Analyzer] = [swap, PartitionGaps(market, results), TrustKeeper(market, results)]
         analyzers += [kind(market, results) for kind in self._analyzers]
         return out, Engine(market, results, analyzers, max_failures=self._max_failures)

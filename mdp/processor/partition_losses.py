@@ -1,48 +1,40 @@
-"""What a partition never saw: it marks its symbols, as `mdp.processor.losses` does in one process.
-
-Bars that were trimmed unread, were damaged or expired may have been any symbol's of the partition. What the
-listener itself missed, it says in the hash `mdp:listener` (`mdp.processor.listener_gaps`).
-"""
+"""What of a partition's events was never processed: counts of the process, ledgers of partitions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
-import structlog
-
-from mdp.analyzers.state import Market
-from mdp.events import AGGREGATES
-
-log = structlog.get_logger(__name__)
+from mdp.processor.partition_gaps import PartitionGaps
 
 
 class PartitionLosses:
-    """Of all partitions of a process. `note` is quick; `mark` is called once a second or so.
+    """Of all partitions of a process. Quick: the ledger is brought up to date once a second (`Repairs`).
+
+    Args:
+        gaps_of: The ledger of a partition; None where it is not worked on (any more).
 
     Attributes:
         events: Lost, by (queue, reason).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gaps_of: Callable[[int], PartitionGaps | None]) -> None:
         self.events: dict[tuple[str, str], int] = {}
-        self._noted: dict[int, int] = {}  # partition -> events of bars lost since the last look
-        self._since: dict[int, float] = {}  # partition -> market clock at the last look
+        self._gaps_of = gaps_of
 
-    def note(self, queue: str, partition: int, events: int, reason: str) -> None:
-        """Events of a partition went by unread."""
+    def note(
+        self, queue: str, partition: int, events: int, reason: str, symbols: set[str] | None = None
+    ) -> None:
+        """Events of a partition went by unprocessed.
+
+        Args:
+            queue: Whose.
+            partition: Which.
+            events: How many.
+            reason: `missed` (trimmed before they were read), `expired` or `unreadable`.
+            symbols: Whose bars; None: it may have been any symbol's of the partition.
+        """
         key = (queue, reason)
         self.events[key] = self.events.get(key, 0) + events
-        if queue == AGGREGATES and events:
-            self._noted[partition] = self._noted.get(partition, 0) + events
-
-    def mark(self, markets: Mapping[int, Market]) -> None:
-        """Mark the markets of partitions that lost bars since the last call."""
-        for partition, market in markets.items():
-            now_ms = market.clock.now_ms
-            lost = self._noted.pop(partition, 0)
-            if lost and now_ms:
-                market.lose(since_ms=min(self._since.get(partition, now_ms), now_ms))
-                log.warning("data_lost", partition=partition, events=lost)
-            self._since[partition] = now_ms
-        for partition in [known for known in self._since if known not in markets]:
-            del self._since[partition]
+        gaps = self._gaps_of(partition)
+        if gaps is not None and events:
+            gaps.losses.note(queue, reason, events, symbols)

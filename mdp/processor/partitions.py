@@ -15,6 +15,7 @@ from mdp.processor import checkpoint
 from mdp.processor.checkpoint import CheckpointStore
 from mdp.processor.engine import Engine
 from mdp.processor.partition import Partition
+from mdp.processor.partition_gaps import PartitionGaps, gaps_of
 from mdp.processor.partition_losses import PartitionLosses
 from mdp.processor.partition_output import PartitionOutput
 from mdp.queues.entry import NewerEntry
@@ -28,7 +29,6 @@ _LAST_SECONDS = 15.0
 _SHARE = 10.0  # checkpoints take a tenth of the time of a process at most
 _RETRY_SECONDS = 0.2
 _WAIT_MS = 100  # of one read where nothing comes: so long a partition that was just taken waits at most
-_LOOK_SECONDS = 1.0  # rows of a partition are marked, and published again, at most so often
 _STEP_SECONDS = 0.005  # of entries, before the loop is given back
 _BEHIND_MS = 1_000  # so far behind after a replay: what came meanwhile is replayed, too, before it expires
 _REPLAYS = 4
@@ -51,6 +51,7 @@ class Partitions:
     Attributes:
         working: Those at work, by number.
         on_ready: Called with each new engine after its state was taken back, before events come.
+        on_gone: Called with a partition that is not worked on any more, before its last checkpoint.
         on_unable: Called once with the reason why this process can go on with nothing, e.g. a newer version.
     """
 
@@ -68,7 +69,8 @@ class Partitions:
         self.working: dict[int, Partition] = {}
         self.on_ready: list[Callable[[int, Engine], None]] = []
         self.on_unable: Callable[[str], None] = lambda _reason: None
-        self.losses = PartitionLosses()
+        self.on_gone: list[Callable[[int], None]] = []
+        self.losses = PartitionLosses(self._gaps_of)
         self.checkpoints = 0
         self.checkpoint_seconds = 0.0  # of the last one
         self.checkpoint_failures = 0
@@ -79,7 +81,6 @@ class Partitions:
         self._observe = observe
         self._clock = clock
         self._unable = ""
-        self._looked = 0.0
         self._took: dict[int, float] = {}  # partition -> when its lease was gained
         self._replays: dict[int, int] = {}
         self._parked: dict[int, tuple[float, Partition, dict[str, Cursor]]] = {}
@@ -169,6 +170,7 @@ class Partitions:
     async def give(self, partition: int) -> None:
         """Read no more, write the last checkpoint and all that waits."""
         one = self.working.get(partition)
+        self._tell_gone(partition)
         await end(self._keeping.pop(partition, None))
         if one is None:
             return
@@ -186,6 +188,7 @@ class Partitions:
     def drop(self, partition: int) -> None:
         """Stop at once, write nothing. What is known is kept for a while, in case it comes back to us."""
         one = self.working.pop(partition, None)
+        self._tell_gone(partition)
         keeping = self._keeping.pop(partition, None)
         cursors = self._reader.remove(partition)
         if one is None:
@@ -200,6 +203,10 @@ class Partitions:
         await end(keeping)
         await one.stop()
         await one.out.close(0.0)
+
+    def _tell_gone(self, partition: int) -> None:
+        for told in self.on_gone:
+            told(partition)
 
     def forget_parked(self, foreign: Callable[[int], bool]) -> None:
         """Forget what was kept of partitions that are another's by now, or for too long. Once a second."""
@@ -236,15 +243,18 @@ class Partitions:
                 began = self._clock()
         for one in list(self.working.values()):
             await one.room()
-        if self._clock() - self._looked >= _LOOK_SECONDS:
-            self._looked = self._clock()
-            self.losses.mark({number: one.engine.market for number, one in self.working.items()})
         # Also where everything was there at once: an entry may not let others starve.
         await asyncio.sleep(0)
 
-    def _lost(self, queue: str, partition: int, events: int, reason: str) -> None:
+    def _gaps_of(self, partition: int) -> PartitionGaps | None:
+        one = self.working.get(partition)
+        return None if one is None else gaps_of(one.engine)
+
+    def _lost(
+        self, queue: str, partition: int, events: int, reason: str, symbols: set[str] | None = None
+    ) -> None:
         """Events of a partition went by unread."""
-        self.losses.note(queue, partition, events, reason)
+        self.losses.note(queue, partition, events, reason, symbols)
         one = self.working.get(partition)
         if one is not None and events:
             reasons = one.lost.setdefault(queue, {})
@@ -276,12 +286,13 @@ class Partitions:
             log.info(
                 "partition_live", partition=number, seconds=round(self.replayed_seconds, 3), new_events=new
             )
-        pause, before = _FIRST_SECONDS, -1
+        pause, before = _FIRST_SECONDS, (-1, -1)
         while not one.gone:
             await asyncio.sleep(pause)
-            if one.total == before:  # only heartbeats came
+            now = (one.total, one.engine.market.revision)
+            if now == before:  # only heartbeats came, and nothing was repaired
                 continue
-            before = one.total
+            before = now
             pause = await self._save(one)
 
     async def _replay_more(self, one: Partition) -> bool:

@@ -24,6 +24,7 @@ from redis.asyncio import Redis, RedisCluster
 
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.events import AGGREGATES
 from mdp.queues.entry import EntryError, Header, NewerEntry, read_version, unpack, unpack_header
 from mdp.queues.streams import EXPIRING, START, EntryId, end_of, format_id, parse_id
 
@@ -100,8 +101,8 @@ class StreamReader:
         counters: By partition; those of a removed one are gone (`removed` has their sum).
         on_missed: Called with (queue, partition, events, header) where events went by unread; `header` is of
             the entry behind them.
-        on_unread: Called with (queue, partition, events, "expired" or "unreadable") where an entry that came
-            is not delivered.
+        on_unread: Called with (queue, partition, events, "expired" or "unreadable", symbols) where an entry
+            that came is not delivered. Symbols: whose bars they were; None: it is not known, or no bars.
         on_caught_up: Called with a partition once all that was there when it was added has been delivered.
     """
 
@@ -115,7 +116,7 @@ class StreamReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.on_missed: Callable[[str, int, int, Header], None] = lambda *_: None
-        self.on_unread: Callable[[str, int, int, str], None] = lambda *_: None
+        self.on_unread: Callable[[str, int, int, str, set[str] | None], None] = lambda *_: None
         self.on_caught_up: Callable[[int], None] = lambda _: None
         self._client = client
         self._keys = keys
@@ -259,12 +260,13 @@ class StreamReader:
             self._count(stream, header)
         if broken or header is None:
             counters.unreadable += header.count if header else 0
-            self.on_unread(stream.queue, partition.number, header.count if header else 0, "unreadable")
+            self.on_unread(stream.queue, partition.number, header.count if header else 0, "unreadable", None)
             log.error("entry_unreadable", stream=stream.key, id=format_id(entry_id), reason=broken)
             return None
         if expired:
             counters.expired += header.count
-            self.on_unread(stream.queue, partition.number, header.count, "expired")
+            symbols = _symbols_of(stream.queue, fields)
+            self.on_unread(stream.queue, partition.number, header.count, "expired", symbols)
             return None
         counters.delivered += len(events)
         catching_up = partition.until_ms < 0 or entry_id[0] <= partition.until_ms
@@ -384,3 +386,13 @@ class StreamReader:
 
 
 _Rows = dict[_Stream, list[tuple[EntryId, Mapping[bytes, bytes]]]]
+
+
+def _symbols_of(queue: str, fields: Mapping[bytes, bytes]) -> set[str] | None:
+    """Whose bars an entry holds; None where it cannot be read, or holds something else."""
+    if queue != AGGREGATES:
+        return None
+    try:
+        return {event.symbol for event in unpack(queue, fields.get(b"d", b""))}
+    except EntryError:
+        return None

@@ -37,7 +37,7 @@ class RoleControls:
         }
 
     def gaps(self) -> list[dict[str, Any]]:
-        gaps: list[dict[str, Any]] = self._ask("gaps", "listener")()
+        gaps: list[dict[str, Any]] = self._ask("gaps", "listener or --role processor")()
         return gaps
 
     def queues(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mdp.cache.redis_link import Link
 from mdp.events import HALT_NOTICES, QUEUES, HaltNotice
 from mdp.exchange_calendar import ALWAYS_OPEN, ExchangeCalendar
 from mdp.listener.announcement import MAX_LEDGER, Announcement
+from mdp.listener.gaps import Gap
 from mdp.listener.losses import ListenerLosses
 from mdp.listener.market_status import MarketStatusSource
 from mdp.listener.massive import MassiveListener
@@ -29,6 +30,7 @@ from mdp.listener.ring import RawRing
 from mdp.listener.trade_halts import HaltSource
 from mdp.observability.listener import show_listener
 from mdp.processor.decode import DecodeStage
+from mdp.processor.gap_report import GapReport
 from mdp.processor.pace import Pace
 from mdp.queues.base import Batch
 from mdp.queues.redis import StreamWriter
@@ -36,6 +38,7 @@ from mdp.queues.streams import EXPIRING
 from mdp.roles.base import StartError
 from mdp.roles.feed_controls import FeedControls
 from mdp.roles.listener_lease import Announcer, ConnectionHolder
+from mdp.roles.listener_watch import GAPS_CHANGED
 from mdp.roles.parts import Named, Role, Shared
 from mdp.sessions import MarketClock
 from mdp.stage import Stage
@@ -106,6 +109,10 @@ class ListenerRole(Role):
             self.lease, self.listener, Members(client, keys.listeners, shared.id), self._ledger
         )
         self._announcer = Announcer(client, keys, self.lease, self.holder, self._announcement)
+        self._announcer.on_news = partial(self._control.say, GAPS_CHANGED)
+        self.listener.gaps.on_open.append(self._gap_began)
+        self.listener.gaps.on_close.append(self._gap_ended)
+        self.report = GapReport("listener_gap_report", client, keys)
         self.controls = self._operator = ListenerControls(self)
         show_listener(
             shared.metrics,
@@ -122,6 +129,7 @@ class ListenerRole(Role):
         yield Named("listener_lease", self.lease)
         yield self.market_status
         yield self._announcer
+        yield self.report
         yield self.writer
         yield self.decode
         if self.halt_source is not None:
@@ -154,19 +162,8 @@ class ListenerRole(Role):
 
     def accounting(self) -> dict[str, Any]:
         """What came in and what became of it, each number as its stage counted it."""
-        ring, decode = self.ring.counters, self.decode.counters
         return {
-            "ring": {
-                "frames": ring.frames,
-                "taken_frames": ring.taken_frames,
-                "shed_frames": ring.shed_frames,
-                "waiting_frames": len(self.ring),
-                "shed_events": ring.shed_events,
-                "bytes": ring.bytes,
-            },
-            "decoded": dict(decode.decoded),
-            "rejected": dict(decode.rejected),
-            "statuses": decode.statuses,
+            **self.decode.accounting(),
             "queues": {
                 name: {
                     "received": queue.counters.received,
@@ -186,7 +183,22 @@ class ListenerRole(Role):
         if said.ts:
             silent_ms = max(0, time.time_ns() // 1_000_000 - said.ts)
             detail = "another listener's connection was taken over"
-            self.listener.gaps.open("takeover", detail=detail, silent_ms=silent_ms)
+            gap = self.listener.gaps.open("takeover", detail=detail, silent_ms=silent_ms)
+            if not self.market_clock.now_ms:  # nothing came here yet: our predecessor knew
+                gap.market_start_ms = said.market_ms or None
+
+    def _gap_began(self, gap: Gap) -> None:
+        """By the events, as everything else that is market time: what the provider says may be another."""
+        gap.market_start_ms = int(self.market_clock.now_ms) or None
+        self._announcer.changed()
+
+    def _gap_ended(self, _gap: Gap) -> None:
+        self._announcer.changed()
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """The gap ledger with what became of it in all partitions."""
+        own = self._announcer.ledger(self.listener.gaps.entries()) if self.holder.active else None
+        return self.report.entries(listener=own)
 
     def _announcement(self) -> Announcement:
         listener = self.listener
@@ -236,6 +248,10 @@ class ListenerControls(FeedControls):
     def __init__(self, role: ListenerRole) -> None:
         super().__init__(role.listener)
         self._role = role
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """As `Controls.gaps`; a standby says what it heard."""
+        return self._role.gaps()
 
     def queues(self) -> dict[str, Any]:
         """As `Controls.queues`, for the listener's end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -174,6 +174,8 @@ class Announcer:
         self._inherited_gaps = 0
         self._task: asyncio.Task[None] | None = None
         self._error = ""
+        self._news = False
+        self.on_news: Callable[[], Awaitable[None]] | None = None  # gaps changed, and Redis has it
         self._wake = asyncio.Event()
         lease.on_gained.append(lambda _epoch: self._wake.set())
 
@@ -194,6 +196,15 @@ class Announcer:
     def health(self) -> Health:
         """Always good: what is wrong with Redis, its own stage says."""
         return Health(True, self._error or "announces")
+
+    def changed(self) -> None:
+        """Speak at once, and say that there is something to hear."""
+        self._news = True
+        self._wake.set()
+
+    def ledger(self, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Ours behind that of those we followed, the newest."""
+        return [*self._inherited, *own][-MAX_LEDGER:]
 
     def follow(self, said: Announcement) -> None:
         """Keep a predecessor's ledger in front of ours. What lasted when it spoke last, ends there."""
@@ -233,10 +244,13 @@ class Announcer:
             holder.changed()
         said = self._say()
         said.gaps += self._inherited_gaps
-        said.ledger = [*self._inherited, *said.ledger][-MAX_LEDGER:]
+        said.ledger = self.ledger(said.ledger)
+        news, self._news = self._news, False
         words = [word for field in said.fields().items() for word in field]
         if self._lease.valid():
             await self._client.eval(_ANNOUNCE, 1, self._key, said.epoch, _KEEP_SECONDS, *words)
+            if news and self.on_news is not None:
+                await self.on_news()
 
 
 def _key(gap: dict[str, Any]) -> tuple[Any, ...]:

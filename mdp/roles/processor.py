@@ -27,20 +27,24 @@ from mdp.cache.reference import Reference
 from mdp.cache.rest import RestClient
 from mdp.cache.tasks import end
 from mdp.exchange_calendar import ALWAYS_OPEN, ExchangeCalendar
-from mdp.listener.announcement import feed_fields, read_announcement
+from mdp.feeds import AGG, DAILY_RANGE, QUOTE
+from mdp.listener.announcement import feed_fields
 from mdp.listener.market_status import MarketStatusSource
 from mdp.observability.writer import show_publisher, show_writer
+from mdp.processor.board_symbols import BoardSymbols
 from mdp.processor.checkpoint import CheckpointStore
 from mdp.processor.engine import Engine
-from mdp.processor.listener_gaps import ListenerGaps
+from mdp.processor.gap_report import GapReport
 from mdp.processor.partition_build import PartitionBuilder
 from mdp.processor.partitions import Partitions
 from mdp.processor.publisher import Publisher
+from mdp.processor.repairs import Repairs
 from mdp.processor.shared_reference import SharedReference
 from mdp.processor.spread import Spread
 from mdp.queues.stream_reader import StreamReader
 from mdp.queues.streams import PartitionsDiffer, settle_partitions
 from mdp.roles.base import StartError
+from mdp.roles.listener_watch import ListenerWatch
 from mdp.roles.parts import Named, Role, Shared
 from mdp.roles.processor_controls import ProcessorControls
 from mdp.stage import Health, Stage
@@ -49,6 +53,7 @@ from mdp.trade_rules import SHIPPED_TABLE, RuleTable
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0
+_LOOKED_AT = (QUOTE, DAILY_RANGE, AGG)  # whoever wants one of these looks at the symbol
 
 
 class ProcessorRole(Role):
@@ -108,8 +113,7 @@ class ProcessorRole(Role):
             observe=lambda name, seconds: shared.steps.get(name).record(seconds),
         )
         self.partitions.on_unable = self._unable
-        self.controls = ProcessorControls(self.partitions, reader)
-        rest = RestClient(
+        self.rest = rest = RestClient(
             massive.rest_url,
             massive.api_key,
             concurrency=massive.rest_concurrency,
@@ -163,8 +167,26 @@ class ProcessorRole(Role):
             calendar=calendar,
             observe=lambda name, seconds: shared.steps.get(f"publish_{name}").record(seconds),
         )
-        self.gaps = ListenerGaps()
-        self._looking: asyncio.Task[None] | None = None
+        self.repairs = Repairs(
+            rest,
+            count,
+            lambda: self.partitions.working,
+            # Elsewhere a symbol's name on the stream is not that of the REST endpoints.
+            enabled=settings.backfill and massive.market == "stocks",
+            max_symbols=settings.backfill_max_symbols,
+            include_otc=settings.include_otc,
+            wanted=self._looked_at,
+            boards=BoardSymbols(widget, keys),
+            server_ms=self.market_status.server_now_ms,
+            step=shared.steps.get("backfill"),
+        )
+        self.partitions.on_ready.append(self.repairs.ready)
+        self.partitions.on_gone.append(self.repairs.gone)
+        self.watch = ListenerWatch(
+            redis, keys, self._control, lambda said, silent: self.repairs.hear(said, silent=silent)
+        )
+        self.report = GapReport("processor_gaps", redis, keys)
+        self.controls = ProcessorControls(self.partitions, reader, self.writer, self._gaps)
         self._stopping: asyncio.Task[None] | None = None
         self._stages: list[Stage] = [
             # Stopped in the reverse order: partitions are handed over first, through what is below them.
@@ -175,10 +197,12 @@ class ProcessorRole(Role):
             self.reference,
             self.conditions,
             self.partitions,
+            Named("publisher_lease", self._publisher_lease),  # given back once the last boards are written
             self.publisher,
-            Named("publisher_lease", self._publisher_lease),
+            self.report,
+            self.repairs,
             _Agreed(self),
-            Named("listener_gaps", self),
+            self.watch,
         ]
         self._register()
 
@@ -201,40 +225,20 @@ class ProcessorRole(Role):
             "checkpoints": partitions.checkpoints,
             "checkpoint_ms": round(partitions.checkpoint_seconds * 1000, 1),
             "takeover_ms": round(partitions.replayed_seconds * 1000, 1),
+            "uncertain": self.repairs.uncertain(),
             "lost": {f"{queue} {why}": count for (queue, why), count in partitions.losses.events.items()},
         }
 
     def session(self) -> str | None:
         return next((engine.market.session for engine in self._engines()), None)
 
-    # The word of the listener, as a stage.
+    def look(self) -> None:
+        held = self.spread.leases
+        self.partitions.forget_parked(lambda p: p in held and held[p].free_in_seconds > 0)
 
-    async def start(self) -> None:
-        """Begin to hear the listener's gaps."""
-        self._looking = asyncio.create_task(self._look_at_listener(), name="listener-gaps")
-
-    async def stop(self) -> None:
-        """End."""
-        await end(self._looking, self._stopping)
-
-    def health(self) -> Health:
-        """Always good."""
-        return Health(True, f"{self.gaps.marked} gaps of the listener marked")
-
-    async def _look_at_listener(self) -> None:
-        client: Any = self.shared.redis.client
-        key = self.shared.keys.listener
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            try:
-                said = read_announcement(await client.hgetall(key))
-                self.gaps.look(said, (engine.market for engine in self._engines()))
-            except REDIS_ERRORS:
-                continue
-            except Exception as exc:  # a defect must not end it for good
-                log.error("listener_gaps_failed", exc_info=exc)
-            held = self.spread.leases
-            self.partitions.forget_parked(lambda p, held=held: p in held and held[p].free_in_seconds > 0)  # type: ignore[misc]
+    async def finish(self) -> None:
+        await end(self._stopping)
+        await self.rest.close()
 
     # What the parts need of each other.
 
@@ -245,6 +249,13 @@ class ProcessorRole(Role):
         if self._rules is not SHIPPED_TABLE:
             TradeLedger.of(engine.market).use(self._rules)
         self.reference.ready(engine)
+
+    def _looked_at(self) -> Iterator[str]:
+        for family in _LOOKED_AT:
+            yield from self._interest.of(family).symbols
+
+    def _gaps(self) -> list[dict[str, Any]]:
+        return self.report.entries(own=self.repairs.entries())
 
     def _use_rules(self, rules: RuleTable) -> None:
         self._rules = rules
@@ -311,6 +322,7 @@ class ProcessorRole(Role):
             },
         )
         self.reference.reference.register(metrics)
+        self.repairs.register(metrics)
         show_writer(self.writer, metrics)
         show_publisher(self.publisher, metrics)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from mdp.queues.stream_reader import ReaderCounters
 
 if TYPE_CHECKING:
+    from mdp.cache.redis_writer import RedisWriter
     from mdp.processor.partitions import Partitions
     from mdp.queues.stream_reader import StreamReader
 
@@ -19,17 +23,29 @@ class ProcessorControls:
     Args:
         partitions: What the processor works on.
         reader: Where their events come from.
+        writer: Where their results go.
+        gaps: The gap ledger of the platform.
     """
 
-    def __init__(self, partitions: Partitions, reader: StreamReader) -> None:
+    def __init__(
+        self,
+        partitions: Partitions,
+        reader: StreamReader,
+        writer: RedisWriter,
+        gaps: Callable[[], list[dict[str, Any]]],
+    ) -> None:
         self._partitions = partitions
         self._reader = reader
+        self._writer = writer
+        self._gaps = gaps
 
     def queues(self) -> dict[str, Any]:
         """By queue, in events: what was processed and what was not, and why.
 
         These counts belong to partitions and move with them to their next owners. What `reader` says is of
         this process since its start, replays included; `fenced` events came of a listener without a lease.
+        `writer` is of this process, too: what was handed to Redis, what waits, and what was `dropped` because
+        Redis could not take it in time, raw events of a failed turn among them.
         """
         queues: dict[str, dict[str, int]] = {}
 
@@ -42,7 +58,12 @@ class ProcessorControls:
             for queue, reasons in one.lost.items():
                 for why, count in reasons.items():
                     terms(queue)[why] += count
-        return {"queues": queues, "reader": self._counted()}
+        written = {**msgspec.structs.asdict(self._writer.totals()), "waiting": self._writer.waiting}
+        return {"queues": queues, "reader": self._counted(), "writer": written}
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """The listener's gap ledger with what became of it in all partitions, and theirs."""
+        return self._gaps()
 
     def analyzers(self) -> list[dict[str, Any]]:
         """By analyzer, summed over the partitions: in how many it runs, and its failures."""
