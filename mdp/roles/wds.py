@@ -33,6 +33,7 @@ class WdsRole(Role):
         self.service = WidgetDataService(
             config.wds, self.relay.bus, self.relay.cache, own_origins=self._own_origins
         )
+        self.relay.events.on_missed.append(self.service.missed)
         show_clients(self.service, shared.metrics)
         show_relay(self.relay, shared.metrics)
 

@@ -72,15 +72,17 @@ class Wire(NamedTuple):
     Attributes:
         ping: Written into a silence.
         close: Makes the last bytes from a code and a reason.
+        notice: Makes of a kind and JSON what is written where it is no message of a feed.
         answers: The other side answers a ping and a close. Where it cannot, taking the bytes has to do.
     """
 
     ping: bytes
     close: Callable[[int, str], bytes]
+    notice: Callable[[str, bytes], bytes]
     answers: bool = True
 
 
-WEBSOCKET = Wire(ping_frame(), close_frame)
+WEBSOCKET = Wire(ping_frame(), close_frame, lambda _kind, body: text_frame(body))
 
 
 class Limits:

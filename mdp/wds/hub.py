@@ -18,11 +18,12 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from mdp.cache.base import Bus, Cache, Message
-from mdp.feeds import EVENT
+from mdp.feeds import EVENT, Family
 from mdp.wds.client import Client, Due, Join, deflated_together
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import text_frame
 from mdp.wds.groups import Demand, Group, Groups, targets_of
+from mdp.wds.missed import Missed
 from mdp.wds.newcomers import Newcomer, Newcomers
 from mdp.wds.pace import Pace
 from mdp.wds.views import Options, View
@@ -68,6 +69,7 @@ class Hub:
         self._groups = Groups()
         self._newcomers = Newcomers(bus, cache, clock)
         self._moved: dict[Client, None] = {}  # whose group does not fit their subscriptions any more
+        self._missed = Missed(self._newcomers, self._has_moved)
         self._joined: list[Client] = []  # at the end of the last tick
         self._views: dict[Due, View] = {}  # of the tick in progress: whose it is
         self._slow: dict[Client, None] = {}  # who has skipped values to catch up with
@@ -125,6 +127,11 @@ class Hub:
         """(epoch, seq) of the last message on a feed."""
         return self._bus.place(feed)
 
+    def missed(self, feed: str, family: Family) -> None:
+        """Something of an event feed was lost before its next message: clients are told."""
+        self._missed.note(feed, family)
+        self._wake.set()
+
     async def look(
         self, client: Client, pattern: str, options: Options, resume: tuple[int, int] | None = None
     ) -> bool:
@@ -170,6 +177,9 @@ class Hub:
         if not view.wild:
             self._fall_back(client, pattern)
         return True
+
+    def _has_moved(self, client: Client) -> None:
+        self._moved[client] = None
 
     def _fall_back(self, client: Client, feed: str) -> None:
         """A feed is from now on what a wildcard of the client's shows of it: all of that first."""
@@ -237,7 +247,8 @@ class Hub:
 
     async def _run(self) -> None:
         while True:
-            if not (self._due or self._slow or self._newcomers.waiting or self._newcomers.walks):
+            newcomers = self._newcomers
+            if not (self._due or self._slow or self._missed or newcomers.waiting or newcomers.walks):
                 await self._idle_tick()
             self._wake.clear()
             ticks, began = self._counters.ticks, self._clock()
@@ -267,6 +278,8 @@ class Hub:
 
     async def _flush(self) -> None:
         await self._gather()
+        if self._missed:
+            await self._missed.tell()
         due, self._due = self._due, {}
         newcomers, self._newcomers.waiting = self._newcomers.waiting, []
         walks = self._newcomers.walks

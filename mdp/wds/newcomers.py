@@ -38,7 +38,8 @@ class Newcomer(msgspec.Struct, eq=False):
     client: Client
     view: View
     due: list[Due]  # what they are told first
-    place: int = 0  # of an event feed: what they have of it
+    epoch: int = 0  # of an event feed: what they have of it
+    place: int = 0
 
     @property
     def waits(self) -> bool:
@@ -122,6 +123,10 @@ class Newcomers:
         self.waiting.append(newcomer)
         return resumed
 
+    def place(self, feed: str) -> Place:
+        """(epoch, seq) of the last message on a feed."""
+        return self._bus.place(feed)
+
     async def _look_at_all(self, newcomer: Newcomer) -> None:
         """Let a wildcard's view learn what there is, in short steps.
 
@@ -152,17 +157,18 @@ class Newcomers:
     async def _catch_up(self, newcomer: Newcomer, family: Family, feed: str, resume: Place | None) -> bool:
         """What a newcomer to an event feed is told: what they missed, or the list as it is."""
         if resume is not None and self._bus.since(feed, *resume) is not None:
-            newcomer.place = resume[1]
+            newcomer.epoch, newcomer.place = resume
             return True
-        epoch, newcomer.place = self._bus.place(feed)
+        newcomer.epoch, newcomer.place = self._bus.place(feed)
         limit = newcomer.view.options.limit or SNAPSHOT_ITEMS
         entry = await self._cache.get(feed, limit) if family.max_items else None
         if entry is not None:
-            newcomer.place = entry.seq
+            # Where nobody followed the feed before, its place was not known above.
+            newcomer.epoch, newcomer.place = entry.epoch, entry.seq
             options = newcomer.view.options
             chosen = options.fields or options.where
             items = newcomer.view.select(entry.value) if chosen else entry.value
-            body = envelope(feed, epoch, entry.seq, _now_ms(), "snapshot", encode_json(items))
+            body = envelope(feed, entry.epoch, entry.seq, _now_ms(), "snapshot", encode_json(items))
             newcomer.due.append(Due(feed, family, body, seq=entry.seq))
         return resume is None
 
@@ -175,8 +181,8 @@ class Newcomers:
         family, symbol = targets_of(view.pattern)[0]
         feed = family.feed(symbol or "")
         if family.kind == EVENT:
-            epoch, client.joined[feed] = self._bus.place(feed)
-            missed = self._bus.since(feed, epoch, newcomer.place) or []
+            _, client.joined[feed] = self._bus.place(feed)
+            missed = self._bus.since(feed, newcomer.epoch, newcomer.place) or []
             return due + [item for item in map(view.render, missed) if item is not None]
         known = view.whole(feed)
         return due if known is None else [*due, known]

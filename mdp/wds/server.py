@@ -12,6 +12,7 @@ from aiohttp import web
 
 from mdp.cache.base import Bus, Cache
 from mdp.config import WdsConfig
+from mdp.feeds import Family
 from mdp.stage import Health
 from mdp.wds.access import Access
 from mdp.wds.admission import HEADER_SECONDS, MAX_HEADER_BYTES, MAX_HEADERS, SPARE, Admission, Gate, peer_of
@@ -183,6 +184,10 @@ class WidgetDataService:
                 await asyncio.wait({task})
         await self.access.stop()
         await runner.cleanup()
+
+    def missed(self, feed: str, family: Family) -> None:
+        """Something of an event feed was lost before its next message: clients are told `resync`."""
+        self._hub.missed(feed, family)
 
     async def tick(self) -> None:
         """Send what is due now, without waiting for the tick."""

@@ -97,7 +97,7 @@ def _last_words(code: int, reason: str) -> bytes:
 
 
 KEEP_ALIVE = chunk(b": still here\n\n")
-WIRE = Wire(KEEP_ALIVE, _last_words, answers=False)
+WIRE = Wire(KEEP_ALIVE, _last_words, notice, answers=False)
 
 
 class Deaf(asyncio.Protocol):

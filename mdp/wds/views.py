@@ -297,7 +297,11 @@ class ViewIndex:
 
     def of(self, message: Message) -> tuple[View, ...]:
         """Those that show a message, now and whatever happens to them meanwhile."""
-        return (*self._exact.get(message.feed, ()), *self._wild.get(message.family.name, ()))
+        return self.showing(message.feed, message.family)
+
+    def showing(self, feed: str, family: Family) -> tuple[View, ...]:
+        """The same by feed."""
+        return (*self._exact.get(feed, ()), *self._wild.get(family.name, ()))
 
     def _routes(self, view: View) -> Iterable[tuple[dict[str, dict[View, None]], str]]:
         for target in view.targets:
