@@ -24,7 +24,9 @@ class EventBatch(Protocol):
     """What an analyzer gets: events in order of arrival, never none, and the symbols they touch."""
 
     events: list[Any]
-    sources: Sequence[tuple[int, str | bytes]]  # (arrival ns, frame) of each frame, oldest first
+    #: (arrival ns, frame) of each frame, oldest first. A frame is text of the provider, or something with a
+    #: length (bytes) and `events_of(symbol)`: its events, none where the symbol is in none of them.
+    sources: Sequence[tuple[int, Any]]
 
     @property
     def symbols(self) -> set[str]: ...

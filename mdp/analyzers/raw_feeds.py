@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -36,8 +36,10 @@ from mdp.feeds import TRADES as TRADES_FEED
 from mdp.feeds import UNKNOWN as UNKNOWN_FEED
 
 _MAX_BYTES = 64 * 1024 * 1024  # of frames: five seconds at 100,000 events/s; beyond that rate, less
+_MAX_PACKED_BYTES = 8 * 1024 * 1024  # the same of one partition of many
 _STEP_BYTES = 2 * 1024 * 1024  # looked through before the loop is given back: about 2 ms
 _MAX_ASKED = 10_000  # symbols whose answers are remembered
+_DUMP_STEP = 500  # symbols a step
 
 
 class _Asked(msgspec.Struct):
@@ -63,20 +65,20 @@ class LastValues:
         self._clock = clock
         self._decoder = FrameDecoder()
         #: The frames of each step of decoding with their bytes, oldest first.
-        self._steps: deque[tuple[Sequence[tuple[int, str | bytes]], int]] = deque()
-        self._bytes = 0
+        self._steps: deque[tuple[Sequence[tuple[int, Any]], int]] = deque()
+        self._bytes, self._most = 0, _MAX_BYTES
         self._asked: dict[str, _Asked] = {}
 
-    def keep(self, batch: EventBatch) -> None:
-        """Take note of a batch: of the frames it came in, once for all batches of a step."""
-        sources = batch.sources
+    def keep(self, sources: Sequence[tuple[int, Any]]) -> None:
+        """Take note of the frames of a batch, once for all batches of a step."""
         steps = self._steps
         if sources and (not steps or steps[-1][0] is not sources):
             size = sum([len(frame) for _, frame in sources])
             steps.append((sources, size))
+            self._most = _MAX_BYTES if isinstance(sources[0][1], str | bytes) else _MAX_PACKED_BYTES
             self._bytes += size
         too_old = self._clock() - self._ttl_ns
-        while steps and (self._bytes > _MAX_BYTES or steps[0][0][-1][0] < too_old):
+        while steps and (self._bytes > self._most or steps[0][0][-1][0] < too_old):
             self._bytes -= steps.popleft()[1]
 
     def get(self, symbol: str) -> Generator[None, None, dict[str, Any] | None]:
@@ -109,26 +111,32 @@ class LastValues:
             return None
         return payload(asked.event)
 
-    def _find(self, symbol: str, frame: str | bytes) -> Trade | Quote | None:
+    def _find(self, symbol: str, frame: Any) -> Trade | Quote | None:
         """The last event of a symbol in a frame, if there is one."""
-        text = f'"{symbol}"'
-        if (text not in frame) if isinstance(frame, str) else (text.encode() not in frame):
-            return None
-        try:
-            events: list[Any] = self._decoder.decode(frame)
-        except (ValueError, RecursionError):
-            events, _ = self._decoder.salvage(frame, 0)
+        events = self._read(symbol, frame) if isinstance(frame, str | bytes) else frame.events_of(symbol)
         for event in reversed(events):
             if isinstance(event, self._kind) and event.symbol == symbol:
                 event.timestamp = milliseconds(event.timestamp)
                 return event
         return None
 
+    def _read(self, symbol: str, frame: str | bytes) -> list[Any]:
+        text = f'"{symbol}"'
+        if (text not in frame) if isinstance(frame, str) else (text.encode() not in frame):
+            return []
+        try:
+            return self._decoder.decode(frame)
+        except (ValueError, RecursionError):
+            return self._decoder.salvage(frame, 0)[0]
+
 
 _SEARCHED: tuple[tuple[str, type[Trade] | type[Quote], Family], ...] = (
     (TRADES, Trade, TRADES_FEED),
     (QUOTES, Quote, QUOTES_FEED),
 )
+
+#: Queues whose frames are looked through.
+SEARCHED = frozenset(queue for queue, _, _ in _SEARCHED)
 
 
 class RawFeeds(Analyzer):
@@ -165,10 +173,28 @@ class RawFeeds(Analyzer):
                 if len(self._luld) < self.market.max_symbols or event.symbol in self._luld:
                     self._luld[event.symbol] = (self._clock(), payload(event))
         elif queue != AGGREGATES:
-            self._last[queue].keep(batch)
+            self._last[queue].keep(batch.sources)
         interest = self._interest[queue]
         if interest.all or interest.symbols:
             self._publish(self._families[queue], batch, interest)
+
+    def remember(self, queue: str, sources: Sequence[tuple[int, Any]]) -> None:
+        """Take note of frames that another process had, oldest first, before any batch."""
+        if queue in self._last:
+            self._last[queue].keep(sources)
+
+    def dump(self) -> Iterator[Any]:
+        """The last bands of prices, with their age in ms."""
+        now = self._clock()
+        rows = list(self._luld.items())
+        for at in range(0, len(rows), _DUMP_STEP):
+            yield [[name, (now - came) // 1_000_000, row] for name, (came, row) in rows[at : at + _DUMP_STEP]]
+
+    def hydrate(self, records: Iterable[Any]) -> None:
+        now = self._clock()
+        for record in records:
+            for name, age_ms, row in record:
+                self._luld[name] = (now - age_ms * 1_000_000, row)
 
     def _last_luld(self, symbol: str) -> dict[str, Any] | None:
         held = self._luld.get(symbol)

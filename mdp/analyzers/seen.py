@@ -22,6 +22,11 @@ from mdp.events import Trade
 REMEMBERED = 65_536
 
 
+def identity(trade: Trade) -> tuple[object, ...]:
+    """What makes a trade the same as another one of its day."""
+    return (trade.symbol, trade.id, trade.exchange, trade.tape, trade.trf_id)
+
+
 class Seen:
     """Two generations of hashes: when the newer one is full, it becomes the older one.
 

@@ -15,7 +15,7 @@ from struct import error as Error
 from typing import Any
 
 from mdp.analyzers.base import EventBatch
-from mdp.analyzers.seen import Seen
+from mdp.analyzers.seen import Seen, identity
 from mdp.analyzers.state import Market
 from mdp.analyzers.trade_state import (
     AFTER,
@@ -130,6 +130,35 @@ class TradeLedger:
                 totals["volume"] += 0 if effect & VOLUME else count
                 totals["unknown_condition"] += count if effect & UNKNOWN else 0
         return totals
+
+    @property
+    def waiting(self) -> Iterable[Trade]:
+        """Those that wait for the market clock."""
+        return self._ahead
+
+    def recall(self, trades: Iterable[Trade]) -> None:
+        """Remember trades that are in the day's numbers already: they are repeats when they come again.
+
+        Args:
+            trades: As they came, in order, with times in ms; also those that did not count.
+        """
+        day = self._market.clock.day
+        if day is None:
+            return
+        latest = self._market.clock.now_ms + self._market.clock.LEAP_MS
+        waiting = {identity(trade) for trade in self._ahead}
+        self.seen.admit(
+            [
+                trade
+                for trade in trades
+                if day.start_ms <= trade.timestamp < day.end_ms
+                and trade.timestamp <= latest
+                and 0.0 < trade.price < MAX_PRICE
+                and 0 <= trade.size < MAX_SIZE
+                and trade.correction not in DROPPED_CORRECTIONS
+                and not (waiting and identity(trade) in waiting)
+            ]
+        )
 
     def start_day(self) -> None:
         """A trading day began: forget yesterday's."""
@@ -249,7 +278,7 @@ class TradeLedger:
     def _repeated(self, trades: list[Trade], latest: float) -> None:
         for trade in trades:
             if trade.timestamp > latest:
-                self._wait(trade)  # perhaps of the next day, where the same id is another trade
+                self.wait(trade)  # perhaps of the next day, where the same id is another trade
                 continue
             if trade.correction is not None and trade.correction in DROPPED_CORRECTIONS:
                 self.ignored["corrected"] += 1  # as where it came in another batch than the one it repeats
@@ -275,9 +304,10 @@ class TradeLedger:
         if trade.timestamp <= latest:
             self.ignored["other_day"] += 1
             return
-        self._wait(trade)
+        self.wait(trade)
 
-    def _wait(self, trade: Trade) -> None:
+    def wait(self, trade: Trade) -> None:
+        """Let a trade wait until the market clock believes its time."""
         if len(self._ahead) == _MAX_AHEAD:
             self.ignored["ahead_of_clock"] += 1  # the oldest falls out
         self._ahead.append(trade)

@@ -122,6 +122,36 @@ class SymbolTrades:
         return not self.at and not self.full
 
     @property
+    def held(self) -> int:
+        """Trades in the window; costs nothing."""
+        return WINDOW if self.full else self.at // RECORD_BYTES
+
+    def newest_records(self, count: int) -> array[float]:
+        """The records of the window's last trades, in the order in which they arrived.
+
+        Args:
+            count: How many; `held` at most.
+        """
+        begin, at = self.at - count * RECORD_BYTES, self.at // 8
+        if begin >= 0:
+            return self.ring[begin // 8 : at]
+        return self.ring[begin // 8 :] + self.ring[:at]
+
+    def restore_window(self, records: array[float]) -> None:
+        """Take back what is in the day's numbers already: the last 1,000 trades or less, oldest first."""
+        size = len(records) * 8
+        self.end = _FIRST_BYTES
+        while self.end < size:
+            self.end = min(4 * self.end, _FULL_BYTES)
+        self.ring = array("d", bytes(self.end))
+        self.ring[: len(records)] = records
+        self.at = self.folded = size
+        self.full = False
+        self._window_of = None
+        if self.at == self.end:
+            self.turn()
+
+    @property
     def last_ms(self) -> float:
         """Time of the window's trade that arrived last; there must be one."""
         return self.ring[(self.at // 8) - 3]  # of the end, where it is at the beginning

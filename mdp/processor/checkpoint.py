@@ -1,5 +1,7 @@
 """A partition's checkpoint: its state and how far it had read, in one key, written under its lease.
 
+Windows of trades are beside it, in a hash that is written by the same script (`mdp.processor.windows`).
+
 MessagePack: `[schema, header, records]`; the records are those of `mdp.processor.engine_state`, a MessagePack
 array of `[analyzer, record]`, compressed. Whoever has taken the partition over goes on from it.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +20,7 @@ from mdp.cache.keys import Keys, partition_name
 from mdp.cache.leases import Client
 from mdp.processor import engine_state
 from mdp.processor.engine import Engine
+from mdp.processor.windows import Write
 from mdp.queues.stream_reader import Cursor
 
 #: Of what this module writes. It reads this and all older ones.
@@ -29,12 +32,23 @@ _LEVEL = 1  # of zlib: 6 saves a tenth of the bytes for three times the time
 _encode = msgspec.msgpack.Encoder().encode
 
 # The newest epoch of the lease is in the same slot: a successor shuts us out by being there, whether it has
-# written a checkpoint yet or not.
+# written a checkpoint yet or not. SET comes first: without memory Redis refuses it before anything is done.
 _WRITE = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+if ARGV[4] == '1' then
+  redis.call('DEL', KEYS[3])
+end
+local fields = 6 + tonumber(ARGV[5])
+for at = 6, fields - 1 do
+  redis.call('HDEL', KEYS[3], ARGV[at])
+end
+for at = fields, #ARGV, 2 do
+  redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
+end
+redis.call('EXPIRE', KEYS[3], ARGV[3])
 return 1
 """
 
@@ -147,9 +161,9 @@ class CheckpointStore:
     """
 
     def __init__(self, client: Any, keys: Keys) -> None:
-        self._client = client
+        self.client = client
+        self.keys = keys
         self._scripts: Client = client
-        self._keys = keys
 
     async def load(self, partition: int) -> Checkpoint | None:
         """A partition's checkpoint; None where there is none.
@@ -158,14 +172,38 @@ class CheckpointStore:
             CheckpointError: It is of a newer version, or damaged.
             REDIS_ERRORS: It may be tried again.
         """
-        data = await self._client.get(self._keys.checkpoint(partition))
+        data = await self.client.get(self.keys.checkpoint(partition))
         return None if data is None else unpack(data)
 
-    async def save(self, partition: int, epoch: int, data: bytes) -> bool:
+    async def windows(self, partition: int) -> dict[bytes, bytes]:
+        """What belongs to the checkpoint of windows of trades. Nobody writes it once the lease is another's.
+
+        Raises:
+            REDIS_ERRORS: It may be tried again.
+        """
+        return dict(await self.client.hgetall(self.keys.windows(partition)))
+
+    async def save(
+        self,
+        partition: int,
+        epoch: int,
+        data: bytes,
+        write: Write | None = None,
+        fields: Sequence[bytes | str] = (),
+    ) -> bool:
         """Write one; returns whether it was. Not where the lease has a newer epoch, or none any more.
+
+        Args:
+            partition: Which.
+            epoch: Of its lease.
+            data: The checkpoint.
+            write, fields: What belongs to it of windows of trades, and the same packed.
 
         Raises:
             REDIS_ERRORS: Whether it was written is not known.
         """
-        keys = (self._keys.checkpoint(partition), self._keys.epoch(partition_name(partition)))
-        return bool(await self._scripts.eval(_WRITE, 2, *keys, str(epoch), data, str(_KEEP_SECONDS)))
+        keys = self.keys
+        names = (keys.checkpoint(partition), keys.epoch(partition_name(partition)), keys.windows(partition))
+        anew, gone = ("1", []) if write is None or write.anew else ("0", write.gone)
+        args = [str(epoch), data, str(_KEEP_SECONDS), anew, str(len(gone)), *gone, *fields]
+        return bool(await self._scripts.eval(_WRITE, 3, *names, *args))

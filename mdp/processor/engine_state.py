@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mdp.analyzers import waiting
 from mdp.processor.engine import Engine
+
+_WAITING = "waiting"  # beside the names of analyzers: what is the market's own
 
 
 def dump(engine: Engine) -> Iterator[tuple[str, Any]]:
@@ -17,6 +20,9 @@ def dump(engine: Engine) -> Iterator[tuple[str, Any]]:
     for guard in engine.guards:
         for record in guard.analyzer.dump():
             yield guard.name, record
+    ahead = waiting.dump(engine.market)
+    if ahead:
+        yield _WAITING, ahead
 
 
 def hydrate(engine: Engine, now_ms: float, records: Iterable[tuple[str, Any]]) -> None:
@@ -35,4 +41,6 @@ def hydrate(engine: Engine, now_ms: float, records: Iterable[tuple[str, Any]]) -
         dumped = states.get(guard.name)
         if dumped is not None:
             guard.call("hydrate", lambda g=guard, d=dumped: g.analyzer.hydrate(d))  # type: ignore[misc]
+    for record in states.get(_WAITING, ()):
+        waiting.hydrate(market, record)
     market.revision += 1

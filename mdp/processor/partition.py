@@ -9,12 +9,15 @@ from collections.abc import Callable
 
 import structlog
 
+from mdp.analyzers.raw_feeds import SEARCHED as RAW_SEARCHED
 from mdp.processor import checkpoint
 from mdp.processor.checkpoint import CheckpointStore, Dumped
 from mdp.processor.engine import Engine
 from mdp.processor.flushers import Flushers
 from mdp.processor.partition_output import PartitionOutput
+from mdp.processor.windows import WindowKeeper, Write
 from mdp.queues.base import Batch
+from mdp.queues.entry import PackedEvents
 from mdp.queues.stream_reader import Cursor, Delivery
 
 log = structlog.get_logger(__name__)
@@ -61,6 +64,7 @@ class Partition:
         self.first_ms = 0
         self.failures = 0
         self._observe = observe
+        self.windows = WindowKeeper(engine)
         self._flushers = Flushers(engine, observe)
         self._holding = 0  # somebody needs the state not to move
         self._held: deque[tuple[Delivery, int]] = deque()
@@ -108,7 +112,8 @@ class Partition:
             if events:
                 if not self.first_ms:
                     self.first_ms = delivery.id[0]
-                self.engine.process(queue, Batch(events, arrival_ns))
+                sources = [(arrival_ns, PackedEvents(queue, delivery.data))] if queue in RAW_SEARCHED else ()
+                self.engine.process(queue, Batch(events, arrival_ns, sources))
         except Exception as exc:  # a defect of ours must not end the partition
             self.failures += 1
             if self.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
@@ -195,21 +200,25 @@ class Partition:
                 self._process(*self._held.popleft())
             events = self.out.output.counters.events
             dumped = await checkpoint.dump(self.engine, self.epoch, cursors(), self.processed, self.lost)
+            began = time.perf_counter()
+            windows = self.windows.plan()
+            dumped.seconds += time.perf_counter() - began
         finally:
             self._flushers.paused = False
             await self.free()
-        return await self._write(store, dumped, events)
+        return await self._write(store, dumped, windows, events)
 
-    async def _write(self, store: CheckpointStore, dumped: Dumped, events: int) -> float:
+    async def _write(self, store: CheckpointStore, dumped: Dumped, windows: Write, events: int) -> float:
         began = time.perf_counter()
-        data = await asyncio.to_thread(checkpoint.pack, dumped)
+        data, fields = await asyncio.to_thread(lambda: (checkpoint.pack(dumped), windows.pack()))
         seconds = dumped.seconds + time.perf_counter() - began
         # A successor starts behind these events and will not find them again: they go first.
         if not await self.out.written(events) or self.gone:
             return 0.0
-        if not await store.save(self.number, self.epoch, data):
+        if not await store.save(self.number, self.epoch, data, windows, fields):
             log.warning("checkpoint_refused", partition=self.number, epoch=self.epoch)
             return 0.0
+        self.windows.written(windows)
         return seconds
 
     async def stop(self) -> None:

@@ -18,6 +18,7 @@ from mdp.processor.partition import Partition
 from mdp.processor.partition_gaps import PartitionGaps, gaps_of
 from mdp.processor.partition_losses import PartitionLosses
 from mdp.processor.partition_output import PartitionOutput
+from mdp.processor.recall import Recall
 from mdp.queues.entry import NewerEntry
 from mdp.queues.stream_reader import Cursor, StreamReader
 from mdp.stage import Health
@@ -76,6 +77,7 @@ class Partitions:
         self.checkpoint_failures = 0
         self.replayed_seconds = 0.0  # of the last take-over, from the lease to live
         self._reader = reader
+        self._recall = Recall(store.client, store.keys, reader.redis_ms)
         self._store = store
         self._build = build
         self._observe = observe
@@ -136,6 +138,7 @@ class Partitions:
         """
         self._took[partition] = self._clock()
         saved = await self._store.load(partition)
+        kept = {} if saved is None else await self._store.windows(partition)
         parked = self._parked.pop(partition, None)
         out, engine = self._build(partition, lease)
         cursors: dict[str, Cursor] = {}
@@ -148,8 +151,14 @@ class Partitions:
             )
             saved = checkpoint.unpack(await asyncio.to_thread(checkpoint.pack, dumped))
             log.warning("partition_from_memory", partition=partition)
-        if saved is not None:
             saved.hydrate(engine)
+            one.windows.adopt(before.engine)
+        elif saved is not None:
+            saved.hydrate(engine)
+            cursors = saved.head.cursors
+            await asyncio.to_thread(one.windows.restore, kept)
+            await self._recall(partition, engine, cursors)
+        if saved is not None:
             cursors, one.processed = saved.head.cursors, dict(saved.head.processed)
             one.lost = {queue: dict(reasons) for queue, reasons in saved.head.lost.items()}
         for ready in self.on_ready:
@@ -164,6 +173,7 @@ class Partitions:
             partition=partition,
             epoch=lease.epoch,
             symbols=len(engine.market.symbols),
+            windows=one.windows.restored,
             checkpoint=saved is not None,
         )
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-#: A frame as received, with its arrival on the monotonic clock.
-Source = tuple[int, str | bytes]
+#: A frame as received (text, or a `mdp.queues.entry.PackedEvents`), with its arrival on the monotonic clock.
+Source = tuple[int, Any]
 
 
 class Batch:

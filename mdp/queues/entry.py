@@ -161,6 +161,28 @@ def scatter(queue: str, events: Sequence[Any], partitions: Partitions) -> dict[i
     return {partition: part for partition, part in enumerate(parts) if part}
 
 
+class PackedEvents:
+    """An entry's `d` as it came, for whoever looks for a symbol's events later, perhaps (`RawFeeds`)."""
+
+    __slots__ = ("_data", "_queue")
+
+    def __init__(self, queue: str, data: bytes) -> None:
+        self._queue = queue
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def events_of(self, symbol: str) -> list[Any]:
+        """All events, of whatever symbol; none where it is in none of them, or they cannot be read."""
+        if _encode(symbol) not in self._data:  # with its length: "A" is not found in "AAPL"
+            return []
+        try:
+            return unpack(self._queue, self._data)
+        except EntryError:
+            return []
+
+
 def pack(rows: list[Any]) -> bytes:
     """Rows of one queue, as `scatter` gives them, as an entry's `d`.
 

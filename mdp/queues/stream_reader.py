@@ -67,6 +67,7 @@ class Delivery(msgspec.Struct, frozen=True):
     header: Header
     events: list[Any]  # empty: a heartbeat, which only tells the market clock
     catching_up: bool  # it was there when the partition was taken over
+    data: bytes = b""  # the events as they came
 
 
 class _Stream:
@@ -270,7 +271,8 @@ class StreamReader:
             return None
         counters.delivered += len(events)
         catching_up = partition.until_ms < 0 or entry_id[0] <= partition.until_ms
-        return Delivery(stream.queue, partition.number, entry_id, header, events, catching_up)
+        data = fields.get(b"d", b"")
+        return Delivery(stream.queue, partition.number, entry_id, header, events, catching_up, data)
 
     def _is_expired(self, stream: _Stream, entry_id: EntryId) -> bool:
         until_ms = stream.partition.until_ms
