@@ -7,11 +7,13 @@ than the connection did, and a flood does not read it.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import cast
 
 from mdp.wds.counters import WdsCounters
 from mdp.wds.limits import Networks, address_of
+from mdp.wds.turns import LEAVE, Turns
 
 SPARE = 1_000  # connections above `max_clients`, for answers in words: "full", other addresses' first bytes
 MAX_PENDING = 1_000  # connections that have not yet proved to be a client
@@ -102,18 +104,19 @@ def peer_of(transport: asyncio.BaseTransport) -> str:
 class Gate(asyncio.Protocol):
     """The protocol of a connection that was just accepted: hands it on to aiohttp, or cuts it."""
 
-    __slots__ = ("_admission", "_serve")
+    __slots__ = ("_admission", "_serve", "_turns")
 
-    def __init__(self, admission: Admission, serve: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, admission: Admission, serve: Callable[[], asyncio.Protocol], turns: Turns) -> None:
         self._admission = admission
         self._serve = serve
+        self._turns = turns
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Decide."""
         transport = cast(asyncio.Transport, transport)
         if transport.is_closing() or not self._admission.enter(transport):
             return
-        protocol = _Counted(self._serve(), self._admission, transport)
+        protocol = _Counted(self._serve(), self._admission, transport, self._turns)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
@@ -121,13 +124,16 @@ class Gate(asyncio.Protocol):
 class _Counted(asyncio.Protocol):
     """Passes everything to aiohttp's protocol, and says when the connection has ended."""
 
-    __slots__ = ("_address", "_admission", "_transport", "data_received", "inner")
+    __slots__ = ("_address", "_admission", "_transport", "_turns", "data_received", "inner")
 
-    def __init__(self, inner: asyncio.Protocol, admission: Admission, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, inner: asyncio.Protocol, admission: Admission, transport: asyncio.Transport, turns: Turns
+    ) -> None:
         self.inner = inner
         self.data_received = inner.data_received  # type: ignore[method-assign]  # no call between
         self._admission = admission
         self._transport = transport
+        self._turns = turns
         self._address = peer_of(transport)  # now: later the transport may know it no more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,9 +141,9 @@ class _Counted(asyncio.Protocol):
         self.inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count, then pass on."""
+        """Count, then pass on: at once, or in turn where many end together."""
         self._admission.leave(self._transport, self._address)
-        self.inner.connection_lost(exc)
+        self._turns.do(LEAVE, functools.partial(self.inner.connection_lost, exc))
 
     def eof_received(self) -> bool | None:
         """Pass on."""

@@ -178,17 +178,15 @@ def _said_by_the_service() -> dict[str, tuple[str, Json]]:
         envelope("delta", base={"type": "integer", "description": "seq of the value that it changes."})
     )
     told[-1]["required"].append("base")
+    no_key, no_token = (f"The {what} is not accepted; closed with 4001" for what in ("key", "token"))
     both = {
-        "InvalidKey": ("The key is not accepted; closed with 4001", _answer("invalid key")),
-        "InvalidToken": (
-            "The token is not accepted; closed with 4001",
-            _answer("invalid token", {"message": _TEXT}),
-        ),
         "TokenExpires": ("A new token is needed soon", _answer("token expires", _ENDS)),
         "KeyExpires": ("The key ends soon", _answer("key expires", _ENDS)),
     }
     return {
         "v1Authorized": ("Logged in", _answer("authorized")),
+        "v1InvalidKey": (no_key, _answer("invalid key")),
+        "v1InvalidToken": (no_token, _answer("invalid token", {"message": _TEXT})),
         "v1Subscribed": ("What follows is told", _answer("subscribed", feed)),
         "v1Unsubscribed": ("Nothing more follows", _answer("unsubscribed", feed)),
         "v1InvalidAction": ("There is no such action", _answer("invalid action")),
@@ -208,6 +206,8 @@ def _said_by_the_service() -> dict[str, tuple[str, Json]]:
         ),
         **{f"v1{name}": message for name, message in both.items()},
         "v2Authorized": ("Logged in", _answer("authorized", {}, id=_ID)),
+        "v2InvalidKey": (no_key, _answer("invalid key", {}, id=_ID)),
+        "v2InvalidToken": (no_token, _answer("invalid token", {"message": _TEXT}, id=_ID)),
         "v2Subscribed": ("What follows is told", _answer("subscribed", feeds, optional="id")),
         "v2Unsubscribed": ("Nothing more follows", _answer("unsubscribed", feeds, optional="id")),
         "v2Resync": ("What was missed is not kept any more", _answer("resync", feed, id=_ID)),

@@ -10,6 +10,7 @@ from mdp.feeds import Family
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import close_frame, deflated_text_frame, ping_frame, text_frame
 from mdp.wds.protocol import NO_PONG, TOO_SLOW, TOO_SLOW_REASON
+from mdp.wds.turns import CUT, Turns
 
 if TYPE_CHECKING:
     from mdp.wds.groups import Group
@@ -44,8 +45,14 @@ class Due:
         self.seq = seq
         self.full = full
 
+    def in_full(self) -> Due:
+        """What to write instead of it where messages before it were skipped."""
+        frame = self.frame if self.full is None else self.full()
+        return Due(self.feed, self.family, frame, seq=self.seq, full=self.full)
+
 
 _WORTH_BYTES = 200  # below, compression saves less than it costs
+LARGE_BYTES = 64 * 1024  # above, compression takes milliseconds: not in the loop
 
 Join = Callable[[list[bytes]], bytes]  # makes one write of what is due
 
@@ -130,6 +137,7 @@ class Client:
         "_loop",
         "_ping_at",
         "_transport",
+        "_turns",
         "_written",
         "closing",
         "dirty",
@@ -152,6 +160,7 @@ class Client:
         loop: asyncio.AbstractEventLoop,
         join: Join = frames_joined,
         wire: Wire = WEBSOCKET,
+        turns: Turns | None = None,
     ) -> None:
         self.id = client_id
         self.wire = wire
@@ -167,6 +176,7 @@ class Client:
         self._limits = limits
         self._counters = counters
         self._loop = loop
+        self._turns = turns  # of the service, for cutting many at once
         self._allowance = 0  # bytes above the limit, for an answer as large as the client asked for
         self._cut = False  # aborted: uvloop still tells of waiting bytes then
         self._cutter: asyncio.TimerHandle | None = None  # aborts what does not end by itself
@@ -243,12 +253,46 @@ class Client:
                 if item.feed in dirty:
                     self._counters.skipped += 1
                 dirty[item.feed] = item
-        return self._write_with_dirty(size_after, events)
+        if self.join is not deflated_together:
+            self._write_together(events + [item.frame for item in self.take(size_after)])
+        elif events:  # what has been skipped is compressed by whoever drains
+            self._write_together(events, framed_together if size_after - size > LARGE_BYTES else self.join)
+        return not dirty
 
     def owe(self, due: Iterable[Due]) -> None:
         """Note state values to be written by `drain`, as there is room."""
         for item in due:
             self.dirty[item.feed] = item
+
+    def take(self, size: int | None = None) -> list[Due]:
+        """The skipped state values for which there is room, longest waiting first, as they are now; they are
+        no longer owed.
+
+        Args:
+            size: Bytes that wait already; None: as the transport says.
+        """
+        if self.closing or self._transport.is_closing():
+            self.dirty.clear()
+            return []
+        if size is None:
+            size = self._transport.get_write_buffer_size()
+        dirty, limit = self.dirty, self._limits.state_bytes
+        taken: list[Due] = []
+        for feed in list(dirty) if not size or size < limit else ():
+            skipped = dirty[feed]
+            now = skipped if skipped.full is None else skipped.in_full()
+            if size and size + len(now.frame) > limit:
+                break
+            size += len(now.frame)
+            taken.append(now)
+            del dirty[feed]
+        return taken
+
+    def hand_over(self, payload: bytes, messages: int) -> None:
+        """Write what was taken, put together."""
+        if not self.closing and not self._transport.is_closing():
+            self._counters.deliveries += messages
+            self._write(payload)
 
     def drain(self) -> bool:
         """Write the newest values of skipped state feeds as far as there is room.
@@ -256,25 +300,12 @@ class Client:
         Returns:
             True when nothing is left over.
         """
-        if self.closing or self._transport.is_closing():
-            self.dirty.clear()
-            return True
-        return self._write_with_dirty(self._transport.get_write_buffer_size(), [])
+        self._write_together([item.frame for item in self.take()])
+        return not self.dirty
 
-    def _write_with_dirty(self, size: int, frames: list[bytes]) -> bool:
-        dirty, limit = self.dirty, self._limits.state_bytes
-        for feed in list(dirty) if not size or size < limit else ():
-            skipped = dirty[feed]
-            frame = skipped.frame if skipped.full is None else skipped.full()
-            if size and size + len(frame) > limit:
-                break
-            size += len(frame)
-            frames.append(frame)
-            del dirty[feed]
+    def _write_together(self, frames: list[bytes], join: Join | None = None) -> None:
         if frames:
-            self._counters.deliveries += len(frames)
-            self._write(self.join(frames))
-        return not dirty
+            self.hand_over((join or self.join)(frames), len(frames))
 
     def close(self, code: int, reason: str = "") -> None:
         """Say goodbye and cut the connection if that is not taken in time. Only the first call counts."""
@@ -304,7 +335,13 @@ class Client:
 
     def _cut_later(self) -> None:
         if self._cutter is None:
-            self._cutter = self._loop.call_later(self._limits.close_seconds, self.abort)
+            self._cutter = self._loop.call_later(self._limits.close_seconds, self._cut_in_turn)
+
+    def _cut_in_turn(self) -> None:
+        if self._turns is None:
+            self.abort()
+        else:
+            self._turns.do(CUT, self.abort)
 
     def abort(self) -> None:
         """Cut the connection, dropping what waits. Does nothing to one that ended in time."""

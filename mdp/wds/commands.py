@@ -52,8 +52,27 @@ class Commands(ABC):
         self._counters.refuse(refusal.code or "invalid_action")
         client.answer(text_frame(refusal.json()))
 
-    async def log_in(self, client: Client, session: Session, auth: protocol.Auth) -> bool:
-        """Answer an `auth`; one that fails ends the connection."""
+    async def begin(self, client: Client, session: Session, data: str | bytes) -> bool:
+        """Obey the first message where authentication is on; whether the client is logged in.
+
+        One that is no `auth`, or fails, ends the connection.
+        """
+        command = self._parse(data)
+        if isinstance(command, protocol.Auth):
+            return await self._log_in(client, session, command)
+        if isinstance(command, protocol2.Auth):
+            return await self._log_in(client, session, command.login, command.id)
+        self.refuse(client, protocol2.Refusal("unauthorized", "", getattr(command, "id", None)))
+        self._counters.auth_failures += 1
+        client.close(protocol.UNAUTHORIZED, "authorization failed")
+        return False
+
+    @abstractmethod
+    def _parse(self, data: str | bytes) -> object: ...
+
+    async def _log_in(
+        self, client: Client, session: Session, auth: protocol.Auth, number: object = None
+    ) -> bool:
         try:
             await self._access.login(session, auth.api_key, auth.token)
         except Denied as denied:
@@ -64,16 +83,19 @@ class Commands(ABC):
                 answer, reason = protocol.error("unauthorized", str(denied)), str(denied)
                 too_many = denied.reason == "too_many"
                 code = protocol.TOO_MANY_CONNECTIONS if too_many else protocol.TOO_MANY_LOGINS
-            client.answer(text_frame(answer))
+            client.answer(text_frame(protocol2.numbered(answer, number)))
             self._counters.close(code)
             client.close(code, reason)
             return False
-        client.answer(text_frame(protocol.AUTHORIZED))
+        client.answer(text_frame(protocol2.numbered(protocol.AUTHORIZED, number)))
         return True
 
 
 class Commands1(Commands):
     """Version 1."""
+
+    def _parse(self, data: str | bytes) -> object:
+        return protocol.parse(data)
 
     async def _do(self, client: Client, session: Session, data: str | bytes) -> None:
         command = protocol.parse(data)
@@ -94,7 +116,7 @@ class Commands1(Commands):
             case protocol.Get(key, limit):
                 await self._get(client, key, limit)
             case protocol.Auth() if self._config.auth_enabled:  # again: a new token before the old one ends
-                await self.log_in(client, session, command)
+                await self._log_in(client, session, command)
             case protocol.Auth():
                 client.answer(text_frame(protocol.AUTHORIZED))
             case protocol.Refusal():
@@ -114,6 +136,9 @@ class Commands1(Commands):
 class Commands2(Commands):
     """Version 2."""
 
+    def _parse(self, data: str | bytes) -> object:
+        return protocol2.parse(data)
+
     async def _do(self, client: Client, session: Session, data: str | bytes) -> None:
         command = protocol2.parse(data)
         permits = session.permits
@@ -131,10 +156,10 @@ class Commands2(Commands):
                 client.answer(text_frame(protocol2.unsubscribed(feeds, number)))
             case protocol2.Get():
                 await self._get(client, command)
-            case protocol2.Auth(login) if self._config.auth_enabled:
-                await self.log_in(client, session, login)
+            case protocol2.Auth(login, number) if self._config.auth_enabled:
+                await self._log_in(client, session, login, number)
             case protocol2.Auth():
-                client.answer(text_frame(protocol2.authorized(command.id)))
+                client.answer(text_frame(protocol2.numbered(protocol.AUTHORIZED, command.id)))
             case protocol2.Refusal():
                 self.refuse(client, command)
 

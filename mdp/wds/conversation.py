@@ -15,6 +15,7 @@ from mdp.wds.commands import Commands
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import WINDOW_BITS, pong_frame
 from mdp.wds.protocol2 import SUBPROTOCOL
+from mdp.wds.turns import LEAVE, Turns
 
 _Hear = Callable[[str | bytes], Awaitable[bool]]  # one message; whether to read on
 
@@ -52,7 +53,13 @@ class Conversation:
     """Reads what one client says. What is written goes through its `Client`."""
 
     def __init__(
-        self, socket: Socket, client: Client, session: Session, commands: Commands, counters: WdsCounters
+        self,
+        socket: Socket,
+        client: Client,
+        session: Session,
+        commands: Commands,
+        counters: WdsCounters,
+        turns: Turns,
     ) -> None:
         """
         Args:
@@ -61,12 +68,14 @@ class Conversation:
             session: What the client may.
             commands: Of the client's version of the protocol.
             counters: Told of messages and failed logins.
+            turns: For goodbyes, which many may say at once.
         """
         self._socket = socket
         self._client = client
         self._session = session
         self._commands = commands
         self._counters = counters
+        self._turns = turns
         socket.client = client
 
     async def authenticate(self, seconds: float) -> bool:
@@ -75,13 +84,7 @@ class Conversation:
 
         async def first(data: str | bytes) -> bool:
             nonlocal authorized
-            command = protocol.parse(data)
-            if isinstance(command, protocol.Auth):
-                authorized = await self._commands.log_in(self._client, self._session, command)
-            else:
-                self._commands.refuse(self._client, protocol.Refusal("unauthorized"))
-                self._counters.auth_failures += 1
-                self._client.close(protocol.UNAUTHORIZED, "authorization failed")
+            authorized = await self._commands.begin(self._client, self._session, data)
             return False
 
         try:
@@ -115,6 +118,8 @@ class Conversation:
             elif message.type is WSMsgType.PING:
                 client.control(pong_frame(bytes(message.data)))
             elif message.type is not WSMsgType.PONG:  # closed by the peer, by aiohttp or by the network
+                if message.type is WSMsgType.CLOSE:
+                    await self._turns.take(LEAVE)
                 client.close(1000)
                 return
             if number % _BURST == 0:

@@ -32,6 +32,7 @@ from mdp.wds.hub import Hub
 from mdp.wds.limits import ActionMeter, Networks
 from mdp.wds.permissions import ANONYMOUS, Identity, Permission
 from mdp.wds.query import Problem
+from mdp.wds.turns import Turns
 from mdp.wds.values import entry_json
 from mdp.wds.views import View, envelope
 
@@ -59,6 +60,7 @@ class Parts(NamedTuple):
     admission: Admission
     counters: WdsCounters
     limits: Limits
+    turns: Turns
     may_read_here: Callable[[web.Request], bool]  # by its Origin
     stopping: Callable[[], bool]
     new_id: Callable[[], int]
@@ -262,6 +264,7 @@ class HttpApi:
             asyncio.get_running_loop(),
             sse.streamed,
             sse.WIRE,
+            parts.turns,
         )
         if client.gone:
             return

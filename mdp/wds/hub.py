@@ -19,7 +19,7 @@ import structlog
 
 from mdp.cache.base import Bus, Cache, Message
 from mdp.feeds import EVENT, Family
-from mdp.wds.client import Client, Due, Join, deflated_together
+from mdp.wds.client import LARGE_BYTES, Client, Due, Join, deflated_together
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import text_frame
 from mdp.wds.groups import Demand, Group, Groups, targets_of
@@ -31,7 +31,6 @@ from mdp.wds.views import Options, View
 log = structlog.get_logger(__name__)
 
 MAX_DUE = 200_000  # messages waiting for a tick; more only if the hub itself cannot keep up
-_THREAD_BYTES = 64 * 1024
 _WALK_STEP = 100  # snapshots of a wildcard written at once: about 1 ms with compression
 # Reading and computing come first. Where a tick's work takes more than so much of the time, ticks are further
 # apart: states are conflated then, and an event waits a little longer.
@@ -67,7 +66,7 @@ class Hub:
         self._clock = clock
         self._demand = Demand(bus, counters, self._note)
         self._groups = Groups()
-        self._newcomers = Newcomers(bus, cache, clock)
+        self._newcomers = Newcomers(bus, cache, counters, clock)
         self._moved: dict[Client, None] = {}  # whose group does not fit their subscriptions any more
         self._missed = Missed(self._newcomers, self._has_moved)
         self._joined: list[Client] = []  # at the end of the last tick
@@ -286,12 +285,12 @@ class Hub:
         self._counters.ticks += bool(due or self._slow or newcomers or walks)
         # Who joins a view is moved when this tick's messages are through: what they are told includes them.
         moved, self._moved = self._moved, {}
-        pace = Pace(self._clock)
+        pace = Pace(self._clock, self._counters)
         for client in moved:
             self._groups.move(client)
             await pace.maybe_yield()
         for client in list(self._slow):
-            if client.drain():
+            if await self._drain(client):
                 self._slow.pop(client, None)
             await pace.maybe_yield()
         touched: dict[Group, None] = {}
@@ -313,6 +312,7 @@ class Hub:
         for client in list(self._moved):  # what they left may have been theirs alone, and rendered no more
             if client.group is not None and client.group not in touched:
                 self._deliver_one_by_one(client, client.group, [], due)
+                await pace.maybe_yield()
         self._views.clear()
         joined, self._joined = self._joined, []
         for client in joined:
@@ -382,10 +382,22 @@ class Hub:
                 del own[pattern]
                 if not own:
                     del walks[client]
-            elif not client.drain():
+            elif not await self._drain(client):
                 self._slow[client] = None
                 return
             await pace.check()
+
+    async def _drain(self, client: Client) -> bool:
+        """Write what a client has been skipped, as far as there is room; whether nothing is left over."""
+        items = client.take()
+        if items:
+            payload = await _joined(client.join, [item.frame for item in items])
+            if client in self._moved and not all(self._wants(client, item) for item in items):
+                # It has left some of the feeds meanwhile, and been told so.
+                client.owe(item for item in items if self._wants(client, item))
+            else:
+                client.hand_over(payload, len(items))
+        return not client.dirty
 
     def _deliver_one_by_one(
         self, client: Client, group: Group, items: list[Due], due: dict[str | Message, Message]
@@ -438,6 +450,6 @@ class Hub:
 
 async def _joined(join: Join, frames: list[bytes]) -> bytes:
     """What is due, put together; what is large is compressed in a thread, which leaves the loop to others."""
-    if join is deflated_together and sum(map(len, frames)) > _THREAD_BYTES:
+    if join is deflated_together and sum(map(len, frames)) > LARGE_BYTES:
         return await asyncio.to_thread(join, frames)
     return join(frames)

@@ -19,6 +19,7 @@ import msgspec
 from mdp.cache.base import Bus, Cache, encode_json
 from mdp.feeds import EVENT, QUOTE, QUOTES, Family, match
 from mdp.wds.client import Client, Due
+from mdp.wds.counters import WdsCounters
 from mdp.wds.groups import targets_of
 from mdp.wds.pace import Pace
 from mdp.wds.views import Options, View, ViewIndex, envelope
@@ -74,9 +75,10 @@ class Walk:
 class Newcomers:
     """See the module. All methods are for the event loop's thread."""
 
-    def __init__(self, bus: Bus, cache: Cache, clock: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, cache: Cache, counters: WdsCounters, clock: Callable[[], float]) -> None:
         self._bus = bus
         self._cache = cache
+        self._counters = counters
         self._clock = clock
         self.views = ViewIndex()
         self.waiting: list[Newcomer] = []  # for the end of a tick
@@ -133,7 +135,7 @@ class Newcomers:
         One that has clients already knows: what it does not know has a first message that is still to come.
         It must not learn of it here, or that message would be no news to anybody, and told to nobody.
         """
-        view, pace = newcomer.view, Pace(self._clock)
+        view, pace = newcomer.view, Pace(self._clock, self._counters)
         if view.groups:
             return
         for family, symbol in targets_of(view.pattern):

@@ -195,9 +195,9 @@ def _with_id(answer: dict[str, Any], number: Any) -> bytes:
     return encode_json(answer if number is None else {**answer, "id": number})
 
 
-def authorized(number: Any = None) -> bytes:
-    """The answer to a valid `auth`."""
-    return _with_id({"status": "authorized"}, number)
+def numbered(answer: bytes, number: Any) -> bytes:
+    """An answer of version 1 with the question's `id`."""
+    return answer if number is None else b'%b,"id":%b}' % (answer[:-1], encode_json(number))
 
 
 def subscribed(feeds: tuple[str, ...], number: Any = None) -> bytes:

@@ -28,6 +28,7 @@ from mdp.wds.members import Member
 from mdp.wds.protocol2 import SUBPROTOCOL
 from mdp.wds.roster import Roster
 from mdp.wds.tls import Tls
+from mdp.wds.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +102,7 @@ class WidgetDataService:
         parts = (config, cache, self._hub, self.access, self.counters)
         self._commands = {1: Commands1(*parts), 2: Commands2(*parts)}
         self._ids = itertools.count(1)
+        self._turns: Turns | None = None  # while it serves
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._renewer: asyncio.Task[None] | None = None
@@ -114,7 +116,8 @@ class WidgetDataService:
         await self.access.start()
         if self._config.tls_cert:
             self._tls = await asyncio.to_thread(Tls, self._config.tls_cert, self._config.tls_key)
-        http = self._http()
+        turns = self._turns = Turns(asyncio.get_running_loop())
+        http = self._http(turns)
         app = web.Application(middlewares=[http.middleware])
         app.router.add_get("/ws", self._handle)
         http.add_to(app)
@@ -135,7 +138,7 @@ class WidgetDataService:
         assert serve is not None
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                lambda: Gate(self.admission, serve),
+                lambda: Gate(self.admission, serve, turns),
                 self._config.host,
                 self._config.port,
                 backlog=1024,
@@ -151,7 +154,7 @@ class WidgetDataService:
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="wds-sweep")
         self._renewer = asyncio.get_running_loop().create_task(self._renew(), name="wds-renew")
 
-    def _http(self) -> HttpApi:
+    def _http(self, turns: Turns) -> HttpApi:
         parts = Parts(
             config=self._config,
             cache=self._cache,
@@ -160,6 +163,7 @@ class WidgetDataService:
             admission=self.admission,
             counters=self.counters,
             limits=self._limits,
+            turns=turns,
             may_read_here=self._origins.allow,
             stopping=lambda: self._clients.stopping,
             new_id=lambda: next(self._ids),
@@ -264,9 +268,13 @@ class WidgetDataService:
 
     async def _serve(self, socket: Socket, transport: asyncio.WriteTransport) -> None:
         loop = asyncio.get_running_loop()
-        client = Client(next(self._ids), transport, self._limits, self.counters, loop, socket.join)
+        turns = self._turns
+        assert turns is not None
+        client = Client(
+            next(self._ids), transport, self._limits, self.counters, loop, socket.join, turns=turns
+        )
         session = self.access.open(Member(client, self._hub, self.counters), peer_of(transport))
-        talk = Conversation(socket, client, session, self._commands[socket.version], self.counters)
+        talk = Conversation(socket, client, session, self._commands[socket.version], self.counters, turns)
         self._clients.enter(client, session)
         try:
             if not self._config.auth_enabled or await talk.authenticate(self._auth_seconds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import aiohttp
 import pytest
@@ -68,6 +69,38 @@ async def test_an_invalid_key_is_told_and_closed() -> None:
         assert await ask(client, action="auth", api_key="tow") == {"status": "invalid key"}
         assert await closed(client) == protocol.UNAUTHORIZED
         assert env.service.counters.auth_failures == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "answer"),
+    [
+        ({"action": "auth", "api_key": "one", "id": 7}, {"status": "authorized", "id": 7}),
+        ({"action": "auth", "api_key": "tow", "id": "x"}, {"status": "invalid key", "id": "x"}),
+        (
+            {"action": "auth", "token": "no", "id": 8},
+            {"status": "invalid token", "message": "tokens are not accepted here", "id": 8},
+        ),
+        (
+            {"action": "subscribe", "feed": "alerts", "id": 9},
+            {
+                "status": "error",
+                "code": "unauthorized",
+                "message": protocol.ERRORS["unauthorized"],
+                "id": 9,
+            },
+        ),
+    ],
+)
+async def test_logins_of_version_2_are_answered_with_their_id(
+    message: dict[str, Any], answer: dict[str, Any]
+) -> None:
+    """As every other answer; version 1 knows no ids."""
+    async with running(WdsConfig(auth_enabled=True, api_keys=["one"])) as env:
+        client = await env.connect(protocols=["mdp.v2"])
+        assert await ask(client, **message) == answer
+        numbered, answer = answer, {name: value for name, value in answer.items() if name != "id"}
+        assert numbered != answer
+        assert await ask(await env.connect(), **message) == answer
 
 
 @pytest.mark.parametrize(
