@@ -26,6 +26,7 @@ from mdp.wds.groups import Demand, Group, Groups, targets_of
 from mdp.wds.missed import Missed
 from mdp.wds.newcomers import Newcomer, Newcomers
 from mdp.wds.pace import Pace
+from mdp.wds.values import light_message
 from mdp.wds.views import Options, View
 
 log = structlog.get_logger(__name__)
@@ -295,6 +296,12 @@ class Hub:
             await pace.maybe_yield()
         touched: dict[Group, None] = {}
         for message in due.values():
+            if not message.family.hole:  # those of one symbol are small
+                try:
+                    message = await light_message(message)
+                except Exception as error:
+                    self._cannot_encode(message, error)
+                    continue
             self._route(message, touched)
             for view in self._newcomers.views.of(message) if self._newcomers.views else ():
                 self._show(view, message, touched)
@@ -330,8 +337,7 @@ class Hub:
         try:
             item = Due(message.feed, message.family, text_frame(message.json()))
         except Exception as error:  # a payload of whatever analyzer must not end the service
-            self._counters.encode_errors += 1
-            self._warn_encoding(message.feed, error)
+            self._cannot_encode(message, error)
             return
         self._counters.framed += 1
         for group in groups:
@@ -342,8 +348,7 @@ class Hub:
         try:
             item = view.render(message)
         except Exception as error:
-            self._counters.encode_errors += 1
-            self._warn_encoding(message.feed, error)
+            self._cannot_encode(message, error)
             return
         if item is None:
             return
@@ -441,11 +446,14 @@ class Hub:
                         if item is not None:
                             yield item
 
-    def _warn_encoding(self, feed: str, error: Exception) -> None:
+    def _cannot_encode(self, message: Message, error: Exception) -> None:
+        self._counters.encode_errors += 1
         now = self._clock()
         if now - self._warned_at >= 60.0:
             self._warned_at = now
-            log.warning("wds_encode_failed", feed=feed, error=str(error), total=self._counters.encode_errors)
+            log.warning(
+                "wds_encode_failed", feed=message.feed, error=str(error), total=self._counters.encode_errors
+            )
 
 
 async def _joined(join: Join, frames: list[bytes]) -> bytes:

@@ -22,6 +22,7 @@ from mdp.wds.client import Client, Due
 from mdp.wds.counters import WdsCounters
 from mdp.wds.groups import targets_of
 from mdp.wds.pace import Pace
+from mdp.wds.values import lightened
 from mdp.wds.views import Options, View, ViewIndex, envelope
 
 SNAPSHOT_ITEMS = 100  # of an event feed's list, told to a newcomer who names no limit
@@ -121,7 +122,10 @@ class Newcomers:
             elif view.shown(feed) is None:
                 # Before the cache is asked: what is published while it works out the value is news.
                 place = self._bus.place(feed)
-                view.learn(feed, family, await self._cache.get(feed), place, _now_ms())
+                entry = await self._cache.get(feed)
+                if entry is not None:
+                    entry = msgspec.structs.replace(entry, value=await lightened(entry.value))
+                view.learn(feed, family, entry, place, _now_ms())
         self.waiting.append(newcomer)
         return resumed
 

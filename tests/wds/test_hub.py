@@ -15,10 +15,12 @@ from mdp import feeds
 from mdp.cache.base import Message
 from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.wds import hub as hub_module
-from mdp.wds.client import Client, Limits
+from mdp.wds import values
+from mdp.wds.client import Client, Limits, framed_together
 from mdp.wds.counters import WdsCounters
 from mdp.wds.frames import text_frame
 from mdp.wds.hub import Hub, nothing_to_gather
+from mdp.wds.views import Options
 from tests.wds.doubles import FakeTransport, settle
 
 
@@ -397,3 +399,47 @@ async def _compare(steps: list[tuple[str, Any]]) -> None:
             due.clear()
             await rig.hub.flush()
     assert payloads(transport) == expected
+
+
+async def test_a_value_of_the_whole_market_is_encoded_in_steps_once_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clients of version 1 and of each option of version 2 get all of it, made once, a part in each step."""
+    rig = Rig()
+    feed = "tta:all_symbols:widget"
+    _, first = rig.client(feed)
+    second, told = rig.client()
+    second.join = framed_together
+    await rig.hub.look(second, feed, Options(fields=("symbols",)))
+    await rig.hub.flush()
+    value = {"timestamp": 1, "symbols": {f"S{n}": n for n in range(2_500)}}
+    steps = []
+
+    def encode(part: Any) -> bytes:
+        steps.append(len(part))
+        return msgspec.json.encode(part)
+
+    monkeypatch.setattr(values, "encode_json", encode)
+    rig.bus.publish(feeds.TTA_ALL, "", value)
+    await rig.hub.flush()
+
+    assert first.writes[-1].endswith(msgspec.json.encode(value))
+    assert steps == [1_000, 1_000, 500]
+    payload = told.writes[-1]
+    (message,) = msgspec.json.decode(payload[payload.index(b"[") :])
+    assert message["data"] == {"symbols": value["symbols"]}
+
+    rig.bus.publish(feeds.TTA_ALL, "", {**value, "timestamp": 2})
+    await rig.hub.flush()
+    assert told.writes[-1] is payload  # what it sees did not change
+
+
+async def test_what_cannot_be_encoded_in_steps_is_told_to_nobody_and_harms_nobody() -> None:
+    """As a small value that cannot be."""
+    rig = Rig()
+    _, transport = rig.client("tta:all_symbols:widget", "alerts")
+    rig.bus.publish(feeds.TTA_ALL, "", {"symbols": {f"S{n}": object() for n in range(1_001)}})
+    rig.bus.publish(feeds.ALERTS, "", 1)
+    await rig.hub.flush()
+    assert payloads(transport) == [1]
+    assert rig.counters.encode_errors == 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdp.cache.base import Entry
-from mdp.wds.values import entry_json
+from mdp.cache.base import Entry, encode_json
+from mdp.wds.values import entry_json, lightened
 from mdp.wds.views import Options, View
 
 
@@ -53,3 +54,32 @@ async def test_a_long_list_is_encoded_in_steps_and_arrives_whole() -> None:
     for size in (0, 1, 499, 500, 501, 1_000, 1_203):
         data = await entry_json(Entry(list(range(size)), 1, 1), 0)
         assert data == str(list(range(size))).replace(" ", "").encode()
+
+
+MARKET = {"timestamp": 1, "symbols": {f"S{n}": {"price": n} for n in range(2_500)}, "symbol_count": 2_500}
+
+
+def turns_of(steps: Any) -> tuple[int, Any]:
+    """How often it gives way, and what comes of it."""
+    turns = 0
+    try:
+        while True:
+            steps.send(None)
+            turns += 1
+    except StopIteration as end:
+        return turns, end.value
+
+
+def test_statistics_of_the_whole_market_are_encoded_in_steps_and_arrive_whole() -> None:
+    """The very JSON that one step would make; a small value stays as it is."""
+    turns, data = turns_of(entry_json(Entry(MARKET, 1, 1), 0))
+    assert turns == 2
+    assert data == encode_json(MARKET)
+    small = {"symbols": {"A": 1}}
+    assert turns_of(lightened(small)) == (0, small)
+
+
+def test_what_cannot_be_encoded_says_so() -> None:
+    """As in one step; nothing half done comes back."""
+    with pytest.raises(TypeError):
+        turns_of(lightened({"symbols": {**MARKET["symbols"], "S2499": object()}}))  # type: ignore[dict-item]
