@@ -113,18 +113,19 @@ def merged(
 
     An entry of a partition alone has its number as `partition`.
     """
+    gaps = {(gap.get("number"), gap.get("start_ms"), gap.get("reason")): gap for gap in listener}
     of: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     found: list[dict[str, Any]] = []
     for number, entries in sorted(partitions.items()):
         for entry in entries:
-            sources = entry.get("of") or []
+            sources = [key for key in map(tuple, entry.get("of") or []) if key in gaps]
             for key in sources:
-                of.setdefault(tuple(key), {})[number] = entry
+                of.setdefault(key, {})[number] = entry
             if not sources:
                 alone = {name: value for name, value in entry.items() if name != "of"}
                 found.append({**alone, "partition": number})
-    for gap in listener:
-        parts = of.get((gap.get("number"), gap.get("start_ms"), gap.get("reason")))
+    for key, gap in gaps.items():
+        parts = of.get(key)
         found.append({**gap, **_together(parts)} if parts else dict(gap))
     return sorted(found, key=lambda gap: gap.get("start_ms") or 0)
 
@@ -141,7 +142,11 @@ def _together(parts: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
         known = entry["uncertain_count"]
         count = None if known is None or count is None else count + known
     lost = sorted({feed for entry in parts.values() for feed in entry["not_recoverable"]})
+    starts = [entry["market_start_ms"] for entry in parts.values() if entry["market_start_ms"]]
+    ends = [entry["market_end_ms"] for entry in parts.values()]
     return {
+        "market_start_ms": min(starts, default=None),
+        "market_end_ms": None if None in ends else max(ends, default=None),
         "repair": word,
         "repair_detail": "; ".join(details[:3]),
         "repaired": sum(entry["repaired"] for entry in parts.values()),

@@ -192,7 +192,10 @@ class ListenerRole(Role):
         gap.market_start_ms = int(self.market_clock.now_ms) or None
         self._announcer.changed()
 
-    def _gap_ended(self, _gap: Gap) -> None:
+    def _gap_ended(self, gap: Gap) -> None:
+        gap.market_end_ms = (
+            int(self.market_clock.now_ms) or None
+        )  # partitions know better
         self._announcer.changed()
 
     def gaps(self) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ async def test_pages_of_another_process_are_let_in(redis_server: RedisServer) ->
 @pytest.mark.parametrize(
     ("method", "path", "where"),
     [
-        ("GET", "gaps", "listener"),
+        ("GET", "gaps", "listener or --role processor"),
         ("GET", "queues", "listener or --role processor"),
         ("GET", "analyzers", "processor"),
         ("GET", "explain/AAPL", "processor"),
