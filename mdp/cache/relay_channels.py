@@ -258,15 +258,15 @@ class Channels:
             self._on_message(reply[2], reply[3])
         elif kind == b"message":
             self._on_message(reply[1], reply[2])
-        elif kind == b"pong":
+        elif kind == b"pong":  # or an error: what we want is refused
+            if isinstance(reply, Exception):
+                raise ConnectionError(str(reply))
             token = reply[1] if isinstance(reply, list) else reply
             pong = self._pongs.get(token)
             if pong is not None and not pong.done():
                 pong.set_result(None)
         elif kind in (b"subscribe", b"psubscribe"):
             self._acknowledged(reply[1].decode())
-        elif isinstance(reply, Exception):
-            raise ConnectionError(str(reply))
         self._link.good()
 
     def _acknowledged(self, name: str) -> None:

@@ -306,7 +306,7 @@ class EventStreams:
         if stream.seq and (epoch != stream.epoch or seq != stream.seq + 1):
             # What lies between is lost to us; nobody can be resumed over it.
             stream.broken = True
-            if epoch == stream.epoch:
+            if epoch == stream.epoch and stream.loaded.is_set():
                 self.counters.missed += seq - stream.seq - 1
                 log.warning("relay_events_missed", feed=stream.feed, events=seq - stream.seq - 1)
             stream.history.clear()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from mdp.cache.control import Control
 from mdp.cache.keys import PUBLISHER, Keys
@@ -351,3 +352,43 @@ async def test_a_process_frozen_past_its_lease_writes_nothing_afterwards(
     epochs = [int(epoch) for _, epoch in written]
     assert epochs == sorted(epochs)
     assert FENCE  # used by the writers
+
+
+async def test_a_lease_whose_epoch_is_refused_is_given_back_for_a_newer_one(
+    redis_server: RedisServer,
+) -> None:
+    """Redis lost its epochs and its clock went back: what was written before must not shut us out."""
+    async with link(redis_server) as client:
+        one = brief(client, "a")
+        await one.start()
+        await eventually(lambda: one.epoch > 0)
+        ahead = one.epoch + 300  # ms
+        await client.hset("fence", one.name, ahead)
+        while not await raise_fence(client, "fence", one.name, one.epoch or 1):
+            one.refused()
+            await eventually(lambda: one.epoch == 0)
+            await eventually(lambda: one.epoch > 0)
+        assert one.epoch > ahead
+        await one.stop()
+
+
+async def test_a_defect_of_one_who_is_told_costs_nobody_the_lease(redis_server: RedisServer) -> None:
+    """The others are told, and it is renewed."""
+
+    def broken(_word: object) -> None:
+        raise ValueError("defect")
+
+    told: list[object] = []
+    async with link(redis_server) as client:
+        one = brief(client, "a")
+        one.on_gained += [broken, told.append]
+        one.on_lost += [broken, told.append]
+        with capture_logs() as logs:  # to show a traceback takes longer than the lease lasts
+            await one.start()
+            await eventually(lambda: len(told) == 1)
+            epoch = one.epoch
+            await client.set(KEYS.lease(PUBLISHER), "b", px=60_000)
+            await eventually(lambda: told == [epoch, "taken"])
+        assert [line["event"] for line in logs].count("lease_listener_failed") == 2
+        assert one.health().ok
+        await one.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -18,21 +17,6 @@ from mdp.feeds import (
 from tests.redis_server import RedisServer
 
 from .writer_rig import Hearer, Rig, listed, messages, streamed
-
-
-@pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def hearer(redis_server: RedisServer) -> Iterator[Hearer]:
-    made = Hearer(redis_server, "mdp:bus:*")
-    yield made
-    made.close()
-
 
 # Events.
 

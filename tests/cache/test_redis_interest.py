@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,13 +12,6 @@ from mdp.feeds import QUOTE, TOP_VOLUME, TRADES, Target
 from tests.redis_server import RedisServer
 
 from .writer_rig import Rig
-
-
-@pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
 
 
 def begun(rig: Rig) -> list[Target]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
 import pytest
 from redis.exceptions import RedisError
 
@@ -17,20 +15,6 @@ from mdp.feeds import (
 from tests.redis_server import RedisServer
 
 from .writer_rig import Hearer, Rig, Walk, messages, streamed
-
-
-@pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def hearer(redis_server: RedisServer) -> Iterator[Hearer]:
-    made = Hearer(redis_server, "mdp:bus:*")
-    yield made
-    made.close()
 
 
 async def test_after_an_outage_everything_is_written_again(rig: Rig, redis_server: RedisServer) -> None:

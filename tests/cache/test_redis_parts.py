@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from mdp.cache.redis_link import REDIS_ERRORS
@@ -14,13 +12,6 @@ from .writer_rig import Rig
 
 VOLUME, GAINERS = "mdp:parts:{scanners:top_volume}", "mdp:parts:{scanners:top_gainers}"
 PACKERS = {TOP_VOLUME.name: bytes, TOP_GAINERS.name: bytes}
-
-
-@pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
 
 
 async def test_only_what_changed_is_written(rig: Rig, redis_server: RedisServer) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
-import pytest
-
 from mdp.cache.redis_output import RedisOutput
 from mdp.feeds import (
     HALT,
@@ -17,20 +13,6 @@ from mdp.feeds import (
 from tests.redis_server import RedisServer
 
 from .writer_rig import Hearer, Rig, messages, streamed
-
-
-@pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def hearer(redis_server: RedisServer) -> Iterator[Hearer]:
-    made = Hearer(redis_server, "mdp:bus:*")
-    yield made
-    made.close()
 
 
 async def test_a_lower_epoch_changes_nothing(rig: Rig, redis_server: RedisServer, hearer: Hearer) -> None:

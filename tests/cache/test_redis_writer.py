@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from mdp.feeds import (
     AGG,
@@ -24,21 +21,6 @@ from tests.ports import free_port
 from tests.redis_server import RedisServer
 
 from .writer_rig import WALL_MS, Hearer, Rig, Values, Walk, messages, streamed
-
-
-@pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def hearer(redis_server: RedisServer) -> Iterator[Hearer]:
-    made = Hearer(redis_server, "mdp:bus:*")
-    yield made
-    made.close()
-
 
 # Values and messages of symbols.
 

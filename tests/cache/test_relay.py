@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -22,20 +21,6 @@ from .redis_publisher import Publisher, now_ms
 from .relays import Heard, eventually, relay_to
 
 BOARD = "scanners:top_gainers"
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    """What publishers write through."""
-    made = connect(redis_server.config())
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-def publisher(client: Redis) -> Publisher:
-    """An owner of feeds."""
-    return Publisher(client)
 
 
 # --- values and messages ---

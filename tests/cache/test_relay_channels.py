@@ -7,6 +7,7 @@ import fnmatch
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from mdp.cache.redis_link import Link, connect
 from mdp.cache.relay_channels import Channels, glob
@@ -126,3 +127,60 @@ def test_globs_mean_their_text() -> None:
     assert glob("quote:", "") == "quote:*"
     assert glob("a[1]?\\*", ":x") == r"a\[1\]\?\\\**:x"
     assert fnmatch.fnmatchcase("tta:A:widget", glob("tta:", ":widget"))
+
+
+async def test_who_waits_for_what_is_wanted_no_more_is_let_go(rig: Rig, redis_server: RedisServer) -> None:
+    """It will never be joined."""
+    redis_server.freeze()
+    rig.channels.want("a", pattern=False)
+    waiting = asyncio.create_task(rig.channels.join(["a"]))
+    await asyncio.sleep(0)
+    rig.channels.drop("a")
+    async with asyncio.timeout(10):
+        await waiting
+    assert not rig.channels.joined("a")
+    redis_server.thaw()
+
+
+async def test_who_may_not_subscribe_asks_ever_more_rarely(redis_server: RedisServer) -> None:
+    """A user without the right to the channels: told of once, and no flood of connections."""
+    pauses: list[float] = []
+    with redis_server.client() as plain:
+        plain.execute_command("ACL", "SETUSER", "deaf", "on", ">p", "~*", "+@all", "resetchannels")
+    config = redis_server.config(timeout_seconds=1.0)
+    config.url = config.url.replace("redis://", "redis://deaf:p@")
+    client = connect(config)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    link = Link("test", config, sleep=sleep)
+    channels = Channels(
+        client, link, on_message=lambda *_: None, on_joined=lambda _: None, on_lost=lambda: None
+    )
+    channels.want("a", pattern=False)
+    with capture_logs() as logs:
+        channels.start()
+        await eventually(lambda: len(pauses) >= 6)
+    await channels.stop()
+    await client.aclose()
+    assert min(pauses[5:]) >= 0.5
+    assert [line["event"] for line in logs] == ["redis_failed"]
+
+
+async def test_the_clients_connection_is_made_of_what_is_read_past_it(redis_server: RedisServer) -> None:
+    """`Channels._read` takes the asyncio stream out of redis-py's connection, which it keeps under a private
+    name, and parses with hiredis itself, because redis-py's way costs three times as much a message. A
+    version of redis-py that keeps it elsewhere, or has read ahead after connecting, must fail here."""
+    client = connect(redis_server.config())
+    connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    await connection.connect()
+    try:
+        stream = connection._reader
+        assert isinstance(stream, asyncio.StreamReader)
+        await connection.send_packed_command(connection.pack_command("PING", "x"), check_health=False)
+        assert await stream.read(100) == b"$1\r\nx\r\n"
+    finally:
+        await connection.disconnect(nowait=True)
+        await client.aclose()

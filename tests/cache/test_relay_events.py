@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from mdp.cache.redis_link import connect
 from mdp.feeds import ALERTS, HALTS, HOD_ALERT
 from tests.redis_server import RedisServer
 
@@ -16,20 +15,6 @@ from .redis_publisher import Publisher, now_ms
 from .relays import Heard, eventually, relay_to
 
 ALERT = HOD_ALERT.name
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    """What publishers write through."""
-    made = connect(redis_server.config())
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-def publisher(client: Redis) -> Publisher:
-    """An owner of feeds."""
-    return Publisher(client)
 
 
 async def test_a_history_is_there_before_anybody_subscribes(
@@ -195,3 +180,67 @@ async def test_reading_goes_on_after_redis_forgot_the_stream(
                     plain.client_kill_filter(_id=one["id"])
         await eventually(lambda: len(heard) == 2)
         assert heard.places() == [(1_000, 1), (2_000, 1)]
+
+
+async def test_who_names_a_feed_keeps_it_when_another_leaves_all_of_its_kind(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Whichever came first."""
+    feed, heard = "news:ticker:AAPL", Heard()
+    await publisher.emit(feed, "before")
+    async with relay_to(redis_server) as relay:
+        for order in ("named first", "wildcard first"):
+            if order == "named first":
+                named = relay.bus.subscribe(feed, heard.append)
+            wild = relay.bus.subscribe("news:ticker:*", Heard().append)
+            await eventually(lambda: relay.bus.place(feed)[1] > 0)
+            await eventually(lambda: "news:ticker:{S}" in relay.events._found or bool(relay.events._found))
+            if order == "wildcard first":
+                named = relay.bus.subscribe(feed, heard.append)
+            wild.close()
+            heard.clear()
+            await publisher.emit(feed, order)
+            await eventually(lambda order=order: heard.values() == [order])  # type: ignore[misc]
+            named.close()
+            assert relay.bus.place(feed) == (0, 0), "nobody wants it any more"
+
+
+@pytest.mark.parametrize("why", ["trimmed", "began anew"])
+async def test_a_hole_is_told_before_the_item_behind_it(
+    redis_server: RedisServer, publisher: Publisher, why: str
+) -> None:
+    """Once; the list is what there is. Reading a history over a hole is nobody's loss."""
+    said: list[Any] = []
+    key = publisher.keys.events(ALERT)
+    for seq in (1, 3):
+        await publisher.client.xadd(key, {"e": 1_000, "s": seq, "t": now_ms(), "d": str(seq)})
+    async with relay_to(redis_server) as relay:
+        relay.events.on_missed.append(lambda feed, family: said.append((feed, family.name)))
+        relay.bus.subscribe(ALERT, lambda message: said.append(message.value))
+        epoch, first = (1_000, 8) if why == "trimmed" else (2_000, 1)
+        for seq in range(first, first + 3):
+            await publisher.client.xadd(key, {"e": epoch, "s": seq, "t": now_ms(), "d": str(seq)})
+        await eventually(lambda: len(said) == 4)
+        assert said == [(ALERT, ALERT), first, first + 1, first + 2]
+        assert relay.events.counters.missed == (4 if why == "trimmed" else 0)
+
+
+async def test_a_defect_does_not_end_the_reading(
+    redis_server: RedisServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: the next round may be well."""
+    heard = Heard()
+    async with relay_to(redis_server) as relay:
+        relay.bus.subscribe(ALERT, heard.append)
+        whole, failed = relay.events._step, asyncio.Event()
+
+        async def broken() -> None:
+            if not failed.is_set():
+                failed.set()
+                raise RuntimeError("defect")
+            await whole()
+
+        monkeypatch.setattr(relay.events, "_step", broken)
+        await failed.wait()
+        await publisher.emit(ALERT, 1)
+        await eventually(lambda: heard.values() == [1])

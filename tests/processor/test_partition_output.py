@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
-
-import pytest
 
 from mdp.analyzers.leaderboards import BOARDS
 from mdp.feeds import HALTS_ACTIVE, MARKET_STATUS, TTA_ALL
@@ -17,20 +14,6 @@ from tests.cache.writer_rig import Hearer, Rig
 from tests.redis_server import RedisServer
 
 from .partition_rig import NOON, Markets, Partition
-
-
-@pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def hearer(redis_server: RedisServer) -> Iterator[Hearer]:
-    made = Hearer(redis_server, "mdp:bus:*")
-    yield made
-    made.close()
 
 
 async def pass_time(rig: Rig, seconds: int = 8) -> None:

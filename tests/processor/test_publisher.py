@@ -84,13 +84,6 @@ class Place:
 
 
 @pytest.fixture
-async def rig(redis_server: RedisServer) -> AsyncIterator[Rig]:
-    made = Rig(redis_server)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
 async def place(redis_server: RedisServer) -> AsyncIterator[Place]:
     made = Place(redis_server)
     yield made
@@ -399,3 +392,23 @@ async def test_the_stage_publishes_by_itself(rig: Rig, place: Place) -> None:
     await place.publisher.stop()
     assert place.publisher.output is None
     assert await rig.client.exists("market:status") == 1
+
+
+async def test_one_part_that_is_not_understood_costs_its_feed_alone(rig: Rig, place: Place) -> None:
+    """A status without its fields: boards are published all the same, and the failure is counted."""
+    busy(rig, 2)
+    await rig.turn()
+    odd = msgspec.msgpack.encode([SCHEMA, 9, 1, ["nothing of ours"]])
+    await rig.client.hset("mdp:parts:{market:status}", "partition:0", odd)
+    await place.round()
+    assert json.loads(await rig.client.get("scanners:top_volume"))
+    assert place.publisher.failures >= 1
+
+
+async def test_a_refused_epoch_is_given_back(rig: Rig, place: Place) -> None:
+    """Nobody else would publish while the lease is renewed."""
+    busy(rig, 1)
+    await rig.turn()
+    await rig.client.hset(rig.keys.place("scanners:top_volume"), "epoch", 99)
+    await place.round()
+    assert place.lease.refusals == 1

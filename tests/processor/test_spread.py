@@ -259,3 +259,19 @@ async def test_members_are_those_with_a_recent_sign_of_life(redis_server: RedisS
 
     assert await two.sign() == ["two"]
     await client.aclose()
+
+
+async def test_a_partition_whose_epoch_is_refused_is_taken_again_with_a_newer_one(
+    redis_server: RedisServer,
+) -> None:
+    """It would else be held, renewed, and worked on by nobody."""
+    async with nodes(redis_server) as join:
+        node = await join("a", **QUICK)
+        await eventually(lambda: node.working == set(range(PARTITIONS)))
+        before = node.spread.leases[3].epoch
+
+        node.spread.refused(3)
+
+        assert 3 not in node.working, "at once"
+        await eventually(lambda: node.working == set(range(PARTITIONS)))
+        assert node.spread.leases[3].epoch > before

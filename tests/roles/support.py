@@ -114,6 +114,7 @@ async def serving(
     config = config or WdsConfig()
     config.port = 0
     service = WidgetDataService(config, relay.bus, relay.cache, **options)
+    relay.events.on_missed.append(service.missed)
     await relay.start()
     await eventually(lambda: relay.health().ok)
     await service.start()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import msgspec
-import pytest
 from redis.asyncio import Redis
 
 from mdp.analyzers.daily_range import Alert
 from mdp.analyzers.rows import QuoteRow
 from mdp.cache.base import Message
-from mdp.cache.redis_link import connect
 from mdp.config import Config, ProcessorConfig
 from mdp.feeds import ALERTS, HOD_ALERT, LOD_ALERT, SCANNER
 from mdp.processor.parts import read
@@ -48,20 +45,6 @@ class Counting(Scanner):
 
     def status_fields(self) -> dict[str, Any]:
         return {"counted": self.count}
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    """What publishers write through."""
-    made = connect(redis_server.config())
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-def publisher(client: Redis) -> Publisher:
-    """An owner of feeds."""
-    return Publisher(client)
 
 
 def config(server: RedisServer) -> Config:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -15,7 +14,8 @@ from redis.asyncio import Redis
 from mdp import feeds
 from mdp.cache.redis_link import connect
 from mdp.client import WdsClient
-from tests.cache.redis_publisher import Publisher
+from mdp.roles.wds import WdsRole
+from tests.cache.redis_publisher import Publisher, now_ms
 from tests.cache.relays import eventually
 from tests.redis_server import RedisServer
 from tests.wds import test_commands, test_server, test_version2
@@ -24,20 +24,6 @@ from tests.wds.doubles import Running, ask, receive
 from .support import process, serving
 
 BOARD = "scanners:top_gainers"
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    """What publishers write through."""
-    made = connect(redis_server.config())
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-def publisher(client: Redis) -> Publisher:
-    """An owner of feeds."""
-    return Publisher(client)
 
 
 @pytest.fixture
@@ -176,6 +162,48 @@ async def test_a_resync_is_said_where_the_place_is_of_another_life(
         assert (await receive(client))["status"] == "resync"
         (snapshot,) = await messages(client, 1)
         assert [item["n"] for item in snapshot["data"]] == [1]
+
+
+async def test_who_is_connected_is_told_of_what_was_trimmed_unread(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """As after an outage of which Redis did not keep all: `resync`, what there is, then what happens."""
+    alerts = feeds.HOD_ALERT.name
+    await publisher.emit(alerts, {"n": 1})
+    async with serving(redis_server) as service:
+        client = await view(service, alerts)
+        await messages(client, 1)
+        pipeline = publisher.client.pipeline(transaction=True)  # nobody can read in between
+        for n in range(2, 6):
+            fields: Any = {"e": publisher.epoch, "s": n, "t": now_ms(), "d": f'{{"n":{n}}}'}
+            pipeline.xadd(publisher.keys.events(alerts), fields, maxlen=2, approximate=False)
+        await pipeline.execute()
+        assert await receive(client) == {"status": "resync", "feed": alerts}
+        (snapshot,) = await messages(client, 1)
+        assert (snapshot["kind"], [item["n"] for item in snapshot["data"]]) == ("snapshot", [5, 4])
+        publisher.seqs[alerts] = 5
+        await publisher.emit(alerts, {"n": 6})
+        (event,) = await messages(client, 1)
+        assert (event["kind"], event["seq"], event["data"]) == ("event", 6, {"n": 6})
+    async with process(redis_server, "wds") as replica:  # the role has them wired as this test has
+        role = replica.shared.roles["wds"]
+        assert isinstance(role, WdsRole)
+        assert role.relay.events.on_missed == [role.service.missed]
+
+
+async def test_the_first_list_of_a_followed_feed_has_its_place(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Nobody knew the feed before: the snapshot carries the publisher's epoch, to be resumed from."""
+    feed = "news:ticker:AAPL"
+    await publisher.emit(feed, {"n": 1})
+    async with serving(redis_server) as service:
+        client = await view(service, feed)
+        (snapshot,) = await messages(client, 1)
+        assert (snapshot["epoch"], snapshot["seq"]) == (publisher.epoch, 1)
+        await publisher.emit(feed, {"n": 2})
+        (event,) = await messages(client, 1)
+        assert (event["epoch"], event["seq"]) == (publisher.epoch, 2)
 
 
 async def test_clients_stay_connected_while_redis_is_gone(redis_server: RedisServer) -> None:

@@ -1,0 +1,85 @@
+"""Tasks that none dies unheard, and that end for certain."""
+
+from __future__ import annotations
+
+import asyncio
+
+from structlog.testing import capture_logs
+
+from mdp.cache.tasks import Background, begin, end
+
+
+async def test_a_task_that_raises_is_told_of() -> None:
+    """By name, with what it raised."""
+
+    async def work() -> None:
+        raise ValueError("defect")
+
+    with capture_logs() as logs:
+        task = begin(work(), "some-work")
+        await asyncio.wait({task})
+        await asyncio.sleep(0)
+    (line,) = logs
+    assert (line["event"], line["task"], str(line["exc_info"])) == ("task_died", "some-work", "defect")
+
+
+async def test_a_task_that_is_ended_or_returns_is_not() -> None:
+    """That is how tasks end."""
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def done() -> None:
+        pass
+
+    with capture_logs() as logs:
+        waiting, finished = begin(wait(), "waits"), begin(done(), "is done")
+        await asyncio.wait({finished})
+        await end(waiting, finished, None)
+    assert waiting.cancelled()
+    assert not logs
+
+
+async def test_a_task_that_takes_a_cancellation_for_something_else_ends_all_the_same() -> None:
+    """As one does whose time-out ends in the same step."""
+    ignored = 0
+
+    async def stubborn() -> None:
+        nonlocal ignored
+        while ignored < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ignored += 1
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await end(task)
+    assert task.cancelled()
+    assert ignored == 2
+
+
+async def test_a_stage_of_one_task_begins_once_and_ends_whenever() -> None:
+    """Started twice it runs once; stopped before its start, and twice, nothing happens."""
+
+    class Counting(Background):
+        name = "counting"
+        runs = 0
+
+        async def _run(self) -> None:
+            self.runs += 1
+            await asyncio.Event().wait()
+
+    stage = Counting()
+    await stage.stop()
+    await stage.start()
+    await stage.start()
+    await asyncio.sleep(0)
+    await stage.stop()
+    await stage.stop()
+    assert stage.runs == 1
+    await stage.start()
+    await asyncio.sleep(0)
+    assert stage.runs == 2
+    await stage.stop()
