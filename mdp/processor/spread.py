@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 _BEHIND_SECONDS = 0.02  # after a lease's end: by then Redis has let it go
 _REST_SECONDS = 5.0  # before a partition is taken again that could not be worked on
 _LEAST_SECONDS = 0.05
+_FINISH_SECONDS = 0.9  # for all partitions together when the process stops: it has 2 s, for others, too
+_RELEASE_SECONDS = 0.2
 
 
 class Owner(Protocol):
@@ -152,7 +154,10 @@ class Spread:
             self._task = begin(self._run(), self.name)
 
     async def stop(self) -> None:
-        """Finish and release everything. Safe to call twice, or before `start`."""
+        """Finish and release everything. Safe to call twice, or before `start`.
+
+        What is not finished in time is dropped and released: its next owner goes on from the last checkpoint.
+        """
         task, self._task = self._task, None
         if task is None:
             return
@@ -164,9 +169,20 @@ class Spread:
         try:
             for p in self.held:
                 self._give(p)
-            await asyncio.gather(*self._giving.values(), return_exceptions=True)
+            if self._giving:
+                await asyncio.wait(self._giving.values(), timeout=_FINISH_SECONDS)
+            if self._giving:
+                await self._let_go(sorted(self._giving))
         finally:
             await end(renewing, *self._taking.values(), *self._giving.values())
+
+    async def _let_go(self, late: list[int]) -> None:
+        log.warning("partitions_not_finished", partitions=late, seconds=_FINISH_SECONDS)
+        for p in late:
+            self._giving[p].cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await asyncio.gather(*[self.leases[p].release() for p in late])
 
     def _heard(self, message: str) -> None:
         if message.startswith("joined "):

@@ -21,7 +21,7 @@ from mdp.stage import Health, Stage
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 1.8  # for all stages together; Ctrl-C is to end within 2 s
-_LEAST_SECONDS = 0.05  # for each stage, however long those before it took
+_LATE_SECONDS = 0.2  # after it, for all that are left, in even parts
 
 
 class StartError(Exception):
@@ -115,14 +115,15 @@ class Process:
             self._chores = None
         until = time.monotonic() + _STOP_SECONDS
         while self._started:
+            least = _LATE_SECONDS / (len(self._started) + 1)
             stage = self._started.pop()
             try:
-                await asyncio.wait_for(stage.stop(), max(_LEAST_SECONDS, until - time.monotonic()))
+                await asyncio.wait_for(stage.stop(), max(least, until - time.monotonic()))
             except TimeoutError:
                 log.warning("stop_timeout", stage=stage.name)
             except Exception as exc:  # the others must be stopped all the same
                 log.error("stop_failed", stage=stage.name, exc_info=exc)
-        await self.finish(max(_LEAST_SECONDS, until - time.monotonic()))
+        await self.finish(max(_LATE_SECONDS / 4, until - time.monotonic()))
 
     def live(self) -> Health:
         """Whether the process works at all; a supervisor restarts it where not."""

@@ -275,3 +275,22 @@ async def test_a_partition_whose_epoch_is_refused_is_taken_again_with_a_newer_on
         assert 3 not in node.working, "at once"
         await eventually(lambda: node.working == set(range(PARTITIONS)))
         assert node.spread.leases[3].epoch > before
+
+
+async def test_what_is_not_finished_in_time_is_let_go(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends in two seconds; its leases are free, and nothing is written under them any more."""
+    monkeypatch.setattr("mdp.processor.spread._FINISH_SECONDS", 0.02)
+    client = connect(redis_server.config())
+    node = Node(client, "a", **SLOW)
+    await node.start()
+    try:
+        await eventually(lambda: len(node.work.working) == PARTITIONS)
+        node.work.slow.clear()
+        await node.stop()
+        assert sorted(p for what, p in node.work.log if what == "drop") == list(range(PARTITIONS))
+        assert not [p for what, p in node.work.log if what == "give"]
+        assert await client.keys("t:mdp:lease:*") == []
+    finally:
+        await client.aclose()
