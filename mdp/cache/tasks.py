@@ -1,4 +1,4 @@
-"""Tasks that talk to Redis: begun so that none dies unheard, ended for certain."""
+"""Tasks of stages: begun so that none dies unheard, ended for certain."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 import structlog
 
+from mdp.cache.tasks import Background
 from mdp.exchange_calendar import NEW_YORK, ExchangeCalendar, parse_upcoming
 from mdp.stage import Health
 
@@ -105,7 +106,7 @@ def parse(body: bytes, fetched_ns: int) -> MarketStatus:
     )
 
 
-class MarketStatusSource:
+class MarketStatusSource(Background):
     """Asks the provider again and again. A stage; never raises for what the provider does.
 
     Args:
@@ -138,7 +139,6 @@ class MarketStatusSource:
         self._sleep = sleep
         self._calendar = calendar
         self._upcoming_due_ns = 0
-        self._task: asyncio.Task[None] | None = None
         self._known: MarketStatus | None = None
         self._offsets_ms: deque[float] = deque(maxlen=CLOCK_SAMPLES)  # server time - monotonic time
         self._opened_ns: int | None = None
@@ -159,18 +159,6 @@ class MarketStatusSource:
             return None
         age_ns = self._clock() - known.fetched_ns
         return known if age_ns <= STALE_PERIODS * self._period_seconds * 1e9 else None
-
-    async def start(self) -> None:
-        """Begin to ask. Does not wait for the first answer."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
-
-    async def stop(self) -> None:
-        """Stop asking; an open request is dropped."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task}, timeout=1.0)
 
     def health(self) -> Health:
         """Always good: the platform serves without an answer (unknown counts as open), and not every server

@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 import structlog
 
+from mdp.cache.tasks import Background
 from mdp.config import HaltsConfig
 from mdp.events import HaltNotice
 from mdp.stage import Health
@@ -78,7 +79,7 @@ class _Refused(Exception):
         self.outcome = outcome
 
 
-class TradeHalts(HaltSource):
+class TradeHalts(Background, HaltSource):
     """Polls Nasdaq Trader's RSS list, or one like it. Never raises for what the server does.
 
     Args:
@@ -106,24 +107,11 @@ class TradeHalts(HaltSource):
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._request_seconds = request_seconds
-        self._task: asyncio.Task[None] | None = None
         self._known: list[HaltNotice] | None = None  # of the last good answer
         self._validators: dict[str, str] = {}  # headers that ask for what is newer than that
         self._failures = 0  # since the last good answer
         self.last_error = ""
         self.malformed = 0  # items that could not be read
-
-    async def start(self) -> None:
-        """Begin to ask. Does not wait for the first answer."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
-
-    async def stop(self) -> None:
-        """Stop asking; an open request is dropped."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task}, timeout=1.0)
 
     def health(self) -> Health:
         if self._task is not None and self._task.done():

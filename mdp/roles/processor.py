@@ -20,9 +20,7 @@ from mdp.cache.conditions import Conditions
 from mdp.cache.control import Control
 from mdp.cache.keys import PUBLISHER, REFERENCE
 from mdp.cache.leases import Lease
-from mdp.cache.redis_interest import InterestWatch
 from mdp.cache.redis_link import REDIS_ERRORS, Link
-from mdp.cache.redis_writer import RedisWriter
 from mdp.cache.reference import Reference
 from mdp.cache.rest import RestClient
 from mdp.cache.tasks import end
@@ -47,6 +45,7 @@ from mdp.roles.base import StartError
 from mdp.roles.listener_watch import ListenerWatch
 from mdp.roles.parts import Named, Role, Shared
 from mdp.roles.processor_controls import ProcessorControls
+from mdp.roles.writing import writer_of
 from mdp.stage import Health, Stage
 from mdp.trade_rules import SHIPPED_TABLE, RuleTable
 
@@ -79,19 +78,7 @@ class ProcessorRole(Role):
 
         self._control = Control(redis, keys.control)
         self._control.name = "processor_control"
-        self._interest = InterestWatch(widget, keys, link("processor_interest"))
-        self._interest.name = "processor_interest"
-        self.writer = RedisWriter(
-            redis,
-            widget,
-            keys,
-            self._interest,
-            link=link("processor_writer"),
-            parts_link=link("processor_parts"),
-            plain_keys=config.cache.plain_keys,
-            plain_channels=config.cache.plain_channels,
-        )
-        self.writer.name = "processor_writer"
+        self._interest, self.writer = writer_of(shared, "processor")
         calendar = ExchangeCalendar(every_day=massive.market in ALWAYS_OPEN)
         self.market_status = MarketStatusSource(massive.rest_url, massive.api_key, calendar=calendar)
         self.market_status.name = "processor_market_status"

@@ -20,10 +20,8 @@ from mdp.analyzers.rows import BoardRow
 from mdp.cache.base import Bus, Sink, Subscription
 from mdp.cache.keys import SCANNER
 from mdp.cache.leases import Lease
-from mdp.cache.redis_interest import InterestWatch
 from mdp.cache.redis_link import Link
 from mdp.cache.redis_output import RedisOutput
-from mdp.cache.redis_writer import RedisWriter
 from mdp.cache.relay import Relay
 from mdp.cache.tasks import begin, end
 from mdp.feeds import HOD_ALERT, LOD_ALERT, MARKET_STATUS, match
@@ -32,6 +30,7 @@ from mdp.processor.parts import Packer
 from mdp.processor.results import Results
 from mdp.roles.base import StartError
 from mdp.roles.parts import Named, Role, Shared
+from mdp.roles.writing import writer_of
 from mdp.scanner.base import Scanner
 from mdp.scanner.gate import Gate
 from mdp.scanner.stage import ScannerStage
@@ -64,24 +63,10 @@ class ScannerRole(Role):
         config, keys = shared.config, shared.keys
         redis, widget = shared.redis.client, shared.widget_redis.client
 
-        def link(name: str) -> Link:
-            return Link(name, config.cache)
-
-        self.relay = Relay(widget, keys, f"{shared.id}-scanner", link("scanner_relay"), types=TYPES)
+        link = Link("scanner_relay", config.cache)
+        self.relay = Relay(widget, keys, f"{shared.id}-scanner", link, types=TYPES)
         self.relay.name = "scanner_relay"
-        self._interest = InterestWatch(widget, keys, link("scanner_interest"))
-        self._interest.name = "scanner_interest"
-        self._writer = RedisWriter(
-            redis,
-            widget,
-            keys,
-            self._interest,
-            link=link("scanner_writer"),
-            parts_link=link("scanner_parts"),
-            plain_keys=config.cache.plain_keys,
-            plain_channels=config.cache.plain_channels,
-        )
-        self._writer.name = "scanner_writer"
+        self._interest, self._writer = writer_of(shared, "scanner")
         self.lease = Lease(redis, keys, SCANNER, shared.id)
         self.lease.on_gained.append(self._gained)
         self.lease.on_lost.append(self._lost)
