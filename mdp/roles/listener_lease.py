@@ -113,11 +113,14 @@ class ConnectionHolder:
         self._wake.set()
 
     async def _run(self) -> None:
+        failures = 0
         while True:
             try:
                 await self._settle()
             except Exception as exc:  # a defect: the lease is ours, nobody else connects in our place
-                log.error("connection_holder_failed", exc_info=exc)
+                failures += 1
+                if failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... time
+                    log.error("connection_holder_failed", failures=failures, exc_info=exc)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -132,9 +135,12 @@ class ConnectionHolder:
             if self.said is None and not self._holds_on:
                 return  # the announcer asks
             if self.said is not None:
-                self._taken_over(self.said)
-            self._connected = True
+                try:
+                    self._taken_over(self.said)
+                except Exception as exc:  # the ledger may lack an entry; there must be a connection
+                    log.error("takeover_failed", exc_info=exc)
             await self._listener.start_feed()
+            self._connected = True
         elif not wanted and self._connected:
             self._connected = False
             self.said = None
