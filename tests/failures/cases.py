@@ -80,7 +80,8 @@ def _kill(who: str, number: signal.Signals) -> Act:
         role = await _role(stage, who)
         role.signal(number)
         await role.gone()
-        await asyncio.sleep(12.0)  # nobody starts it again before the others had their time
+        # Nobody starts it again before the others had their time.
+        await asyncio.sleep(12.0 if who == "listener" else 6.0)
 
     return act
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mdp.observability.loop_lag import LoopLag
 from tests.app_support import request
 from tests.ports import free_port
 from tests.redis_server import RedisServer
@@ -36,6 +37,7 @@ class Role:
         self._environment = dict(environment)
         self._child: subprocess.Popen[bytes] | None = None
         self._lives = 0
+        self._lag_name = LoopLag.name
 
     @property
     def kind(self) -> str:
@@ -120,7 +122,10 @@ class Role:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(2):
                 status, text = await request("GET", self.ports["metrics"], "/readyz")
-            return "" if status == 200 else str(text)[:400]
+            # A process that was frozen says for a minute that its loop was held: that heals by itself.
+            parts = [] if status == 200 else text["parts"]
+            bad = [part for part in parts if not part["ok"] and part["name"] != self._lag_name]
+            return str(bad) if bad else ""
         return "does not answer"
 
 

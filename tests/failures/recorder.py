@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import json
 import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from websockets.asyncio.client import connect
@@ -16,6 +17,7 @@ from websockets.exceptions import WebSocketException
 EVENT_FEEDS = ("daily_range_hod_alert", "daily_range_lod_alert", "halts")
 _PATIENCE_SECONDS = 4.0  # market:status comes every second: who hears nothing for so long connects again
 _RETRY_SECONDS = 0.25
+_AGAIN_SECONDS = 0.5
 _ALERT = ("symbol", "session", "direction", "price", "timestamp")
 _SESSIONS = ("pre_market", "regular_session", "after_hours")
 _HALT = ("symbol", "event", "halt_timestamp", "resume_timestamp")
@@ -44,9 +46,9 @@ class Judge:
     Attributes:
         seen: All of them.
         faults: What must not happen, counted: `repeated`, `hole`, `back` (epoch and seq), `value` (a volume
-            or a range went back within one connection), `untold` (events that a new list shows first).
+            or a range went back within one connection).
         notes: What may happen, counted: `resync`, `older` (a first value after a connection was changed that
-            is older than what the former connection said last), `snapshot`.
+            is older than what the former connection said last), `snapshot`, `unavailable` (asked again).
         events: Alerts and halts by identity, with the market's doubts about them.
         details: The first faults in words.
     """
@@ -145,6 +147,24 @@ def _marks(feed: str, data: Any) -> Iterable[tuple[str, tuple[float, ...]]]:
                 yield session, (high, -low)
 
 
+def delay(seen: Sequence[Seen], bars: Sequence[float], begin: float, end: float) -> float:
+    """For how long a client did not see that a symbol had been traded: a symbol may be halted, or quiet.
+
+    Args:
+        seen: Messages of its quote.
+        bars: When the provider sent its bars, in order.
+        begin, end: The moments between which this is asked.
+    """
+    times = [one.arrival for one in seen if one.fresh and begin <= one.arrival <= end]
+    longest, at = 0.0, begin
+    for news in [*times, end]:
+        first = bisect_left(bars, at)
+        if first < len(bars) and bars[first] < news:
+            longest = max(longest, news - bars[first])
+        at = news
+    return longest
+
+
 def silence(seen: Sequence[Seen], begin: float, end: float) -> float:
     """The longest time without news between two moments, both counted as news."""
     times = [begin, *(one.arrival for one in seen if one.fresh and begin <= one.arrival <= end), end]
@@ -181,14 +201,25 @@ class Recorder:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def longest(self, begin: float, end: float, prefix: str) -> float:
-        """The longest silence of any feed with a prefix, in seconds."""
-        feeds = [feed for feed in self.feeds if feed.startswith(prefix)]
-        by_feed: dict[str, list[Seen]] = {feed: [] for feed in feeds}
+    def longest(self, begin: float, end: float, feed: str) -> float:
+        """The longest silence of a feed, in seconds."""
+        return silence([one for one in self.judge.seen if one.feed == feed], begin, end)
+
+    def latest(self, begin: float, end: float, bars: Mapping[str, Sequence[float]]) -> float:
+        """The longest time for which the quote of a symbol did not show that there were bars (`delay`)."""
+        by_feed: dict[str, list[Seen]] = {feed: [] for feed in self.feeds if feed.startswith("quote:")}
         for one in self.judge.seen:
             if one.feed in by_feed and one.arrival >= begin:
                 by_feed[one.feed].append(one)
-        return max(silence(seen, begin, end) for seen in by_feed.values())
+        return max(
+            delay(seen, bars.get(feed.removeprefix("quote:"), ()), begin, end)
+            for feed, seen in by_feed.items()
+        )
+
+    def defect(self) -> None:
+        """Raise what ended it, if anything did."""
+        if self._task is not None and self._task.done():
+            self._task.result()
 
     async def _run(self) -> None:
         turn = 0
@@ -208,7 +239,10 @@ class Recorder:
         )  # type: ignore[list-item]  # fmt: skip
         async with connecting as socket:
             self.connections += 1
-            await self._subscribe(socket)
+            self.judge.joined(self.feeds)
+            for feed in self.feeds:
+                await self._subscribe(socket, feed)
+            again: list[asyncio.Task[None]] = []
             while True:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     raw = await socket.recv()
@@ -217,6 +251,8 @@ class Recorder:
                 if isinstance(said, dict):
                     if said.get("status") == "resync":
                         self.judge.resync(said["feed"])
+                    elif said.get("code") == "unavailable":
+                        again.append(self._later(socket, self.feeds[said["id"]]))
                     elif said.get("status") == "error":
                         raise AssertionError(said)
                     continue
@@ -226,13 +262,22 @@ class Recorder:
                 for message in said:
                     self.judge.take(message, arrival)
 
-    async def _subscribe(self, socket: Any) -> None:
-        self.judge.joined(self.feeds)
-        for feed in self.feeds:
-            place = self.judge.places.get(feed)
-            request: dict[str, Any] = {"action": "subscribe", "feed": feed, "full": True}
-            if feed in EVENT_FEEDS:
-                del request["full"]
-                if place is not None:
-                    request["resume"] = {"epoch": place[0], "seq": place[1]}
-            await socket.send(json.dumps(request))
+    def _later(self, socket: Any, feed: str) -> asyncio.Task[None]:
+        """Redis does not answer the service: ask again, as it says."""
+        self.judge.notes["unavailable"] += 1
+
+        async def ask() -> None:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            with contextlib.suppress(WebSocketException):
+                await self._subscribe(socket, feed)
+
+        return asyncio.create_task(ask())
+
+    async def _subscribe(self, socket: Any, feed: str) -> None:
+        request: dict[str, Any] = {"action": "subscribe", "feed": feed, "id": self.feeds.index(feed)}
+        place = self.judge.places.get(feed)
+        if feed not in EVENT_FEEDS:
+            request["full"] = True
+        elif place is not None:
+            request["resume"] = {"epoch": place[0], "seq": place[1]}
+        await socket.send(json.dumps(request))

@@ -23,8 +23,9 @@ BOARDS = ("scanners:top_volume", "scanners:top_gainers")
 _SYMBOLS = 20
 _OPEN_MS = 1_773_149_400_000  # 2026-03-10 09:30 New York: before it the witness knows less than the platform
 _PATIENCE_SECONDS = 60.0
-_AFTER_SECONDS = 4.0
+_AFTER_SECONDS = 3.0
 _LOOK_SECONDS = 0.4
+_LATE_SECONDS = 0.5  # what came just before the end may still be under way
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -32,7 +33,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
     name: str
     boards_s: float  # the longest silence of a board, in seconds; of any client
-    quotes_s: float  # of any of the quotes
+    quotes_s: float  # the longest time for which any of the quotes did not show that its symbol was traded
     status_s: float  # of market:status
     fresh_s: float | None  # from the return of what was away to the first new board
     faults: dict[str, int]  # must be empty
@@ -46,6 +47,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     connections: int  # to the provider, opened meanwhile
     rss_mb: dict[str, tuple[float, float, float]]  # before, at most, after
     details: list[str]
+    starved_s: float = 0.0  # the longest time for which this very process was given no processor
     failed: str = ""  # why it could not be played to its end
 
 
@@ -63,6 +65,7 @@ class Stage:
         self._joined_ms = 0
         self._compared: tuple[set[Any], set[Any], int] = (set(), set(), 0)
         self._balance: Counter[str] = Counter()
+        self._starved = 0.0
 
     def back(self) -> None:
         """What was away has returned: from now on it is measured how long news take."""
@@ -86,6 +89,7 @@ class Stage:
                 break
             await asyncio.sleep(0.5)
         await self._flowing()
+        assert self.witness.bars, "the witness sees no bars"
         await self._rest()
 
     async def end(self) -> None:
@@ -112,6 +116,7 @@ class Stage:
         faults, notes = self._sum("faults"), self._sum("notes")
         told = [len(recorder.judge.details) for recorder in self.recorders]
         stats = await self.cluster.stats()
+        self._starved = 0.0
         before = self.cluster.rss()
         most = dict(before)
         watching = asyncio.create_task(self._watch(most))
@@ -135,7 +140,7 @@ class Stage:
         return Outcome(
             name=name,
             boards_s=max(r.longest(begin, end, board) for r in self.recorders for board in BOARDS),
-            quotes_s=max(r.longest(begin, end, "quote:") for r in self.recorders),
+            quotes_s=max(r.latest(begin, end - _LATE_SECONDS, self.witness.bars) for r in self.recorders),
             status_s=max(r.longest(begin, end, "market:status") for r in self.recorders),
             fresh_s=self._fresh(),
             faults=dict(self._sum("faults") - faults),
@@ -150,6 +155,7 @@ class Stage:
             rss_mb={
                 name: (before.get(name, 0.0), most[name], after.get(name, 0.0)) for name in sorted(most)
             },
+            starved_s=self._starved,
             details=[
                 f"{recorder.name}: {detail}"
                 for recorder, known in zip(self.recorders, told, strict=True)
@@ -182,6 +188,7 @@ class Stage:
         since = time.monotonic()
         for recorder in self.recorders:
             while True:
+                recorder.defect()
                 news = {one.feed for one in recorder.judge.seen[-4_000:] if one.fresh and one.arrival > since}
                 if news.issuperset(BOARDS) and len(news) > len(BOARDS) + _SYMBOLS // 2:
                     break
@@ -194,7 +201,10 @@ class Stage:
                 await self.books.look()
             for name, mb in self.cluster.rss().items():
                 most[name] = max(most.get(name, 0.0), mb)
-            await asyncio.sleep(_LOOK_SECONDS)
+            for _ in range(8):
+                due = time.monotonic() + _LOOK_SECONDS / 8
+                await asyncio.sleep(_LOOK_SECONDS / 8)
+                self._starved = max(self._starved, time.monotonic() - due)
 
     async def _rest(self) -> None:
         """Let the market stand still, and count."""

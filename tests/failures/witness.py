@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -12,6 +14,7 @@ from tests.failures.recorder import EVENT_FEEDS, identity
 from tests.processor.processors import OneProcess
 
 KEY = "witness"
+_BARS = re.compile(r'"ev":\s*"A",\s*"sym":\s*"([^"]+)"')
 
 
 class Witness:
@@ -24,6 +27,7 @@ class Witness:
         self._socket: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self.one = OneProcess()
+        self.bars: dict[str, list[float]] = {}  # symbol -> when its second bars came, monotonic seconds
 
     async def start(self) -> None:
         """Connect; raises where the simulator refuses."""
@@ -44,6 +48,9 @@ class Witness:
         async for frame in socket:
             if '"ev":"status"' not in (text := str(frame)):
                 self._frames.append(text)
+                now = time.monotonic()
+                for symbol in _BARS.findall(text):
+                    self.bars.setdefault(symbol, []).append(now)
 
     async def told(self) -> dict[tuple[Any, ...], dict[str, Any]]:
         """Alerts and halts so far, by identity."""
