@@ -318,6 +318,8 @@ class StreamReader:
 
     async def _fetch(self, wait_ms: int) -> _Rows:
         streams = self._streams.copy()
+        if not streams:  # the last partition was lost while we asked for the time: XREAD of nothing is an error
+            return {}
         for partition in self._partitions.values():
             if partition.until_ms < 0:
                 partition.until_ms = max(1, self.redis_ms())
