@@ -104,7 +104,7 @@ class RedisOutput:
         self.providers: dict[str, Callable[[str], Any]] = {}  # family name -> provider
         self.naming: dict[str, Callable[[], Iterable[str]]] = {}  # family name -> symbols that have a value
         self._wall_ms = wall_ms
-        self._owns = owns
+        self.owns = owns
         self._packers = packers
         self._foreign = frozenset(foreign)
         self._interests: dict[str, Interest] = {}
@@ -245,7 +245,7 @@ class RedisOutput:
         if symbol is None:
             mine.all = wanted
             told.all = wanted or family.name in _ALWAYS
-        elif wanted and self._owns(symbol):
+        elif wanted and self.owns(symbol):
             mine.symbols.add(symbol)
             told.symbols.add(symbol)
         else:
@@ -260,7 +260,7 @@ class RedisOutput:
         if symbol is None:
             for name in self.naming.get(family.name, tuple)():
                 self.first[family, name] = None
-        elif self._owns(symbol):
+        elif self.owns(symbol):
             self.first[family, symbol] = None
 
     def loud(self) -> None:

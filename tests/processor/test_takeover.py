@@ -1,0 +1,201 @@
+"""What a successor knows that no checkpoint a second could hold: windows, repeats, last events."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from mdp.analyzers.trade_ledger import TradeLedger
+from mdp.feeds import QUOTES, TRADES
+from mdp.processor.checkpoint import unpack
+from tests.processor.processors import KEYS, OneProcess, Processor, as_json, rounded
+from tests.processor.test_partitions import (
+    OPEN,
+    PARTITIONS,
+    REFERENCES,
+    SYMBOLS,
+    market,
+    processed,
+    running,
+    same,
+    settled,
+)
+from tests.redis_server import RedisServer
+from tests.waiting import eventually
+
+BUSY = SYMBOLS[:3]
+STRAY_AT, STRAY_AHEAD_MS = 32, 75_000  # of its second; beyond the 60 s that a market clock believes
+_BEGIN = OPEN - 20_000
+
+
+def frames_with_repeats(seconds: int) -> list[str]:
+    """The usual market, and more than 1,000 trades of some symbols, trades that are sent again after up to
+    30 s, and events of a time that the clock does not believe yet."""
+    rng = random.Random(11)
+    sent: list[dict[str, Any]] = []
+    frames = []
+    for second, frame in enumerate(market(seconds)):
+        at = _BEGIN + second * 1_000
+        events = json.loads(frame)
+        events += [
+            {"ev": "T", "sym": symbol, "x": 4, "z": 3, "i": f"b{second}.{number}", "q": number}
+            | {"p": 10 + rng.randrange(100) / 100, "s": rng.randrange(1, 500), "t": at + number}
+            for symbol in BUSY
+            for number in range(25)
+        ]
+        if second == STRAY_AT:
+            ahead = at + STRAY_AHEAD_MS
+            bar = {"o": 7, "c": 7, "h": 7, "l": 7, "v": 5, "av": 5, "s": ahead, "e": ahead + 1_000}
+            events.append({"ev": "T", "sym": "STRAY", "i": "stray", "p": 7.5, "s": 70, "t": ahead, "x": 4})
+            events.append({"ev": "A", "sym": "STRAY", **bar})
+        repeats = rng.sample(sent, min(len(sent), 6))
+        sent = [*sent, *[event for event in events if event["ev"] == "T"]][-3_000:]
+        frames.append(json.dumps([*events, *repeats]))
+    return frames
+
+
+def trades_of(one: Any) -> dict[str, Any]:
+    """Windows and day statistics of an engine, with what was left out."""
+    found: dict[str, Any] = {}
+    for symbol, known in TradeLedger.of(one.market).symbols.items():
+        found[f"day {symbol}"] = rounded(as_json(known.day(symbol)))
+        found[f"window {symbol}"] = {} if known.empty else as_json(known.window())
+    return found
+
+
+def trades_of_all(nodes: list[Processor]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for node in nodes:
+        for one in node.partitions.working.values():
+            found |= trades_of(one.engine)
+    return found
+
+
+async def saved(server: RedisServer, node: Processor) -> None:
+    """Until all that was processed so far is in checkpoints."""
+
+    def all_saved() -> bool:
+        with server.client() as client:
+            found = {number: client.get(KEYS.checkpoint(number)) for number in node.partitions.working}
+        return all(
+            data is not None and unpack(data).head.processed == node.partitions.working[number].processed
+            for number, data in found.items()
+        )
+
+    await eventually(all_saved, seconds=8)
+
+
+@pytest.mark.parametrize("end", ["crash", "stop"])
+async def test_top_trades_repeats_and_waiting_events_survive(redis_server: RedisServer, end: str) -> None:
+    """Full windows, repeats of trades from before the cut, a trade and a bar ahead of the clock: the same."""
+    frames = frames_with_repeats(90)
+    one = OneProcess(REFERENCES)
+    one.send(frames)
+    assert one.market.trades.ignored["duplicate"] > 300
+    assert one.market.symbols["STRAY"].bar is not None, "its time came"
+    async with running(redis_server, 2) as (listener, nodes):
+        sent = await listener.send(frames[:40])
+        await saved(redis_server, nodes[0])
+        sent += await listener.send(frames[40:46])
+        gone = nodes.pop(0)
+        await (gone.crash() if end == "crash" else gone.stop())
+        sent += await listener.send(frames[46:60])
+        await settled(nodes)
+        sent += await listener.send(frames[60:])
+        await processed(nodes, sent)
+
+        expected, found = trades_of(one), trades_of_all(nodes)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert found[key] == value, key
+        assert found[f"window {BUSY[0]}"]["trade_count"] == 1_000
+        await same(redis_server, nodes, one)
+
+
+async def test_every_hand_over_keeps_what_came_before_the_one_before(redis_server: RedisServer) -> None:
+    """Three owners one after the other: each goes on with segments that the first one wrote."""
+    frames = frames_with_repeats(60)
+    one = OneProcess(REFERENCES)
+    one.send(frames)
+    async with running(redis_server, 1) as (listener, nodes):
+        sent = await listener.send(frames[:20])
+        await saved(redis_server, nodes[0])
+        for number, end in enumerate((40, 60)):
+            nodes.append(Processor(redis_server, f"next{number}", PARTITIONS, references=REFERENCES))
+            await nodes[-1].start()
+            await settled(nodes)
+            await nodes.pop(0).crash()
+            sent += await listener.send(frames[end - 20 : end])
+            await settled(nodes)
+        await processed(nodes, sent)
+
+        assert trades_of_all(nodes) == trades_of(one)
+
+
+async def test_windows_survive_a_redis_that_comes_back_empty(redis_server: RedisServer) -> None:
+    """From memory; and from the hash that was written anew since, by a successor."""
+    frames = frames_with_repeats(60)
+    one = OneProcess(REFERENCES)
+    one.send(frames)
+    async with running(redis_server, 1) as (listener, nodes):
+        sent = await listener.send(frames[:50])
+        await processed(nodes, sent)
+        redis_server.restart()
+        await eventually(lambda: not nodes[0].live)
+        await settled(nodes)
+        sent += await listener.send(frames[50:])
+        await processed(nodes, sent)
+        await saved(redis_server, nodes[0])
+
+        assert trades_of_all(nodes) == trades_of(one)
+        nodes.append(Processor(redis_server, "next", PARTITIONS, references=REFERENCES))
+        await nodes[1].start()
+        await settled(nodes)
+        await nodes.pop(0).crash()
+        await settled(nodes)
+        assert trades_of_all(nodes) == trades_of(one)
+
+
+async def last(nodes: list[Processor], family: Any, symbol: str) -> Any:
+    """What the owner of a symbol says when it is asked for a present value."""
+    for node in nodes:
+        for output in node.writer.outputs.values():
+            if output.owns(symbol) and family.name in output.providers:
+                steps = output.providers[family.name](symbol)
+                try:
+                    while True:
+                        next(steps)
+                except StopIteration as answer:
+                    return answer.value
+    raise AssertionError("nobody owns it")
+
+
+async def test_last_trades_and_quotes_are_found_in_entries_also_by_a_successor(
+    redis_server: RedisServer,
+) -> None:
+    """No process but the listener has the provider's frames."""
+    frame = [
+        {"ev": "T", "sym": "S1", "i": "1", "p": 9.5, "s": 10, "t": OPEN, "x": 4},
+        {"ev": "T", "sym": "S1", "i": "2", "p": 9.75, "s": 20, "t": OPEN + 1, "x": 4},
+        {"ev": "Q", "sym": "S1", "bp": 9.7, "ap": 9.8, "t": OPEN + 2},
+        {"ev": "T", "sym": "S10", "i": "3", "p": 1.5, "s": 10, "t": OPEN + 3, "x": 4},
+    ]
+    async with running(redis_server, 1) as (listener, nodes):
+        await listener.send([json.dumps(frame)])
+        await processed(nodes, 4)
+        for _ in range(2):
+            trade = as_json(await last(nodes, TRADES, "S1"))
+            assert (trade["symbol"], trade["price"], trade["timestamp"]) == ("S1", 9.75, OPEN + 1)
+            assert as_json(await last(nodes, QUOTES, "S1"))["bid_price"] == 9.7
+            assert as_json(await last(nodes, TRADES, "S10"))["price"] == 1.5
+            assert await last(nodes, QUOTES, "S10") is None
+            assert await last(nodes, TRADES, "S2") is None
+
+            nodes.append(Processor(redis_server, "next", PARTITIONS, references=REFERENCES))
+            await nodes[1].start()
+            await settled(nodes)
+            await nodes.pop(0).stop()
+            await settled(nodes)
