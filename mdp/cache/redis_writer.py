@@ -337,7 +337,7 @@ class RedisWriter:
             raise ResponseError(text(errors[0]))
         if output.refused or not turn:
             return
-        # To each node what is its, all at once. A channel belongs to a node, too: its messages keep their order.
+        # To each node what is its, all at once. A channel belongs to a node, too: messages keep their order.
         pipe = self._widget.pipeline(transaction=False)
         for at in range(0, len(turn.sets), 3):
             key, seconds, value = turn.sets[at : at + 3]

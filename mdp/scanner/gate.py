@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 from mdp.cache.base import Interest
 from mdp.feeds import Family
-from mdp.processor.results import Outlet, Shelf
+from mdp.processor.results import Shelf
 
 
-class Way(Outlet, Shelf, Protocol):
+class Way(Shelf, Protocol):
     """Where results go while we are the one who speaks (`mdp.cache.redis_output.RedisOutput`)."""
+
+    def publish(self, family: Family, symbol: str, value: Any) -> object: ...
 
 
 class Gate:
