@@ -73,8 +73,8 @@ class Rig:
         self.before: collections.Counter[str] | None = None
 
     async def start(self) -> None:
-        """Serve, but look for no new keys. There are none, and it would be a matter of luck whether that waits
-        for its thread (a future) or for its time (a timer) when objects are counted.
+        """Serve, but look for no new keys. There are none, and it would be a matter of luck whether that
+        waits for its thread (a future) or for its time (a timer) when objects are counted.
         """
         await self.service.start()
         renewer = self.service._renewer
