@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from mdp.feeds import HOD_ALERT, QUOTE, TTA
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 
-from .redis_publisher import Publisher, now_ms
+from .redis_publisher import Publisher, now_ms, publishing
 from .relays import Heard, eventually, relay_to
 
 BOARD = "scanners:top_gainers"
@@ -77,66 +76,42 @@ async def test_joining_under_load_has_no_hole_and_no_repeat(
     redis_server: RedisServer, publisher: Publisher
 ) -> None:
     """Snapshot, then every message behind it, whenever somebody joins."""
-    stop = asyncio.Event()
-
-    async def publish() -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            await publisher.publish(BOARD, [n])
-
-    busy = asyncio.create_task(publish())
-    try:
-        async with relay_to(redis_server) as relay:
-            for _ in range(20):
-                heard = Heard()
-                subscription = relay.bus.subscribe(BOARD, heard.append)
-                entry = await relay.cache.get(BOARD)
-                await eventually(lambda heard=heard: len(heard) > 20)  # type: ignore[misc]
-                subscription.close()
-                assert entry is not None
-                assert entry.value == [entry.seq]
-                news = [message for message in heard if message.seq > entry.seq]
-                assert [message.seq for message in news] == list(
-                    range(entry.seq + 1, entry.seq + 1 + len(news))
-                ), "no hole, no repeat"
-                assert all(message.value == [message.seq] for message in heard)
-                await eventually(lambda: not relay.channels.joined(f"mdp:bus:{BOARD}"))
-    finally:
-        stop.set()
-        await busy
+    busy = publishing(publisher, BOARD, lambda n: [n])
+    async with busy, relay_to(redis_server) as relay:
+        for _ in range(20):
+            heard = Heard()
+            subscription = relay.bus.subscribe(BOARD, heard.append)
+            entry = await relay.cache.get(BOARD)
+            await eventually(lambda heard=heard: len(heard) > 20)  # type: ignore[misc]
+            subscription.close()
+            assert entry is not None
+            assert entry.value == [entry.seq]
+            news = [message for message in heard if message.seq > entry.seq]
+            assert [message.seq for message in news] == list(
+                range(entry.seq + 1, entry.seq + 1 + len(news))
+            ), "no hole, no repeat"
+            assert all(message.value == [message.seq] for message in heard)
+            await eventually(lambda: not relay.channels.joined(f"mdp:bus:{BOARD}"))
 
 
 async def test_joining_a_symbol_under_load_never_goes_back(
     redis_server: RedisServer, publisher: Publisher
 ) -> None:
     """Its key has no place: what is told first is not newer than what follows."""
-    stop = asyncio.Event()
-
-    async def publish() -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            await publisher.publish("quote:AAPL", n)
-
-    busy = asyncio.create_task(publish())
-    try:
-        async with relay_to(redis_server) as relay:
-            for _ in range(30):
-                heard = Heard()
-                subscription = relay.bus.subscribe("quote:AAPL", heard.append)
-                entry = await relay.cache.get("quote:AAPL")
-                had = len(heard)
-                await eventually(lambda heard=heard: len(heard) > 10)  # type: ignore[misc]
-                subscription.close()
-                assert entry is not None
-                after = heard.values()[had:]
-                assert after[0] > entry.value or entry.seq == heard[had].seq
-                assert after == list(range(after[0], after[0] + len(after)))
-                assert after[0] <= entry.value + 1, "no hole"
-    finally:
-        stop.set()
-        await busy
+    busy = publishing(publisher, "quote:AAPL", lambda n: n)
+    async with busy, relay_to(redis_server) as relay:
+        for _ in range(30):
+            heard = Heard()
+            subscription = relay.bus.subscribe("quote:AAPL", heard.append)
+            entry = await relay.cache.get("quote:AAPL")
+            had = len(heard)
+            await eventually(lambda heard=heard: len(heard) > 10)  # type: ignore[misc]
+            subscription.close()
+            assert entry is not None
+            after = heard.values()[had:]
+            assert after[0] > entry.value or entry.seq == heard[had].seq
+            assert after == list(range(after[0], after[0] + len(after)))
+            assert after[0] <= entry.value + 1, "no hole"
 
 
 async def test_lower_places_are_ignored(
