@@ -239,6 +239,22 @@ async def test_without_partitions_it_waits_for_one(redis_server: RedisServer, ma
 # --- age ---
 
 
+async def test_losing_the_last_partition_in_a_round_is_no_failure_of_redis(make: Make) -> None:
+    """Given up while Redis is asked for its time: nothing is read, and Redis is not waited for."""
+    reader = make()
+    ask, link = reader._client.time, reader._link
+
+    async def lose() -> Any:
+        for partition in range(PARTITIONS):
+            reader.remove(partition)
+        return await ask()
+
+    reader._client.time = lose  # type: ignore[method-assign]
+    assert await gather(reader) == []
+    assert not list(reader.partitions)
+    assert (link.ok, link.failures) == (True, 0)
+
+
 async def test_what_is_too_old_expires_and_no_halt(make: Make, redis_server: RedisServer) -> None:
     """By its id, against Redis's clock; counted."""
     reader = make()
@@ -257,6 +273,25 @@ async def test_what_is_too_old_expires_and_no_halt(make: Make, redis_server: Red
     found = await gather(reader)
     assert [(d.queue, len(d.events)) for d in found] == [("halts", 1), ("trades", 2)]
     assert (total(reader, "expired"), total(reader, "delivered")) == (3, 3)
+
+
+@pytest.mark.parametrize(("data", "symbols"), [(None, {"S0", "S1", "S2"}), (b"?", None)])
+async def test_expired_bars_are_named(
+    make: Make, redis_server: RedisServer, data: bytes | None, symbols: set[str] | None
+) -> None:
+    """The entry was there: exactly their symbols can be marked, unless it cannot be read."""
+    reader = make()
+    told: list[tuple[Any, ...]] = []
+    reader.on_unread = lambda *said: told.append(said)
+    await gather(reader)
+    old = f"{reader.redis_ms() - 6_000}-0"
+    batch = scatter("aggregates", bars(3).events, Partitions(1))[0]
+    with redis_server.client() as client:
+        for queue, body in (("aggregates", pack(batch) if data is None else data), ("trades", b"")):
+            header = pack_header(Header(1, 1, 3, 3, 0, 0))
+            client.xadd(KEYS.stream(queue, 0), {"v": "1", "h": header, "d": body}, id=old)
+    await gather(reader)
+    assert sorted(told) == [("aggregates", 0, 3, "expired", symbols), ("trades", 0, 3, "expired", None)]
 
 
 async def test_nothing_expires_while_a_partition_catches_up(make: Make, redis_server: RedisServer) -> None:
