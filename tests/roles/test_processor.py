@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from mdp.cache.base import Interest
+from mdp.cache.redis_output import RedisOutput
 from mdp.cache.table import ReferenceRow
 from mdp.config import Config, MassiveConfig, MdqConfig, ProcessorConfig
+from mdp.feeds import TRADES
 from mdp.roles.assembly import RoleProcess
 from mdp.roles.base import StartError
 from mdp.roles.processor import ProcessorRole, parse_partitions
@@ -195,3 +198,46 @@ async def test_what_became_of_every_event_is_told(redis_server: RedisServer) -> 
     finally:
         await process.stop()
         await listener.stop()
+
+
+async def test_the_last_boards_are_written_before_the_lease_for_them_is_given_back(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A successor begins with what is there, not with what was there a second ago."""
+    process = RoleProcess(config(redis_server), ["processor"])
+    await process.start()
+    held: dict[str, bool] = {}
+    writer, close = role(process).writer, role(process).writer.close
+
+    async def noted(output: RedisOutput, seconds: float = 1.0) -> None:
+        held[output.name] = output.valid()
+        await close(output, seconds)
+
+    monkeypatch.setattr(writer, "close", noted)
+    try:
+        await eventually(lambda: live(process) == PARTITIONS and role(process).publisher.output is not None)
+    finally:
+        await process.stop()
+    assert held == {"publisher": True, **{f"partition:{number}": True for number in range(PARTITIONS)}}
+
+
+async def test_what_redis_could_not_take_is_told(redis_server: RedisServer) -> None:
+    """Raw events of a failed turn are lost: the control API and the metrics count them."""
+    process = RoleProcess(config(redis_server), ["processor"])
+    await process.start()
+    try:
+        await eventually(lambda: live(process) == PARTITIONS)
+        made = role(process)
+        output = next(one.out.output for one in made.partitions.working.values())
+        redis_server.freeze()
+        output._wanted[TRADES.name] = Interest()
+        output._wanted[TRADES.name].all = True
+        for number in range(7):
+            output.publish(TRADES, "S1", {"n": number})
+        controls = made.controls
+        assert isinstance(controls, ProcessorControls)
+        await eventually(lambda: controls.queues()["writer"]["dropped"] == 7)
+        assert 'mdp_writer_lost_total{reason="dropped"} 7.0' in process.metrics.render().decode()
+    finally:
+        redis_server.thaw()
+        await process.stop()
