@@ -239,6 +239,22 @@ async def test_without_partitions_it_waits_for_one(redis_server: RedisServer, ma
 # --- age ---
 
 
+async def test_losing_the_last_partition_in_a_round_is_no_failure_of_redis(make: Make) -> None:
+    """Given up while Redis is asked for its time: nothing is read, and Redis is not waited for."""
+    reader = make()
+    ask, link = reader._client.time, reader._link
+
+    async def lose() -> Any:
+        for partition in range(PARTITIONS):
+            reader.remove(partition)
+        return await ask()
+
+    reader._client.time = lose  # type: ignore[method-assign]
+    assert await gather(reader) == []
+    assert not list(reader.partitions)
+    assert (link.ok, link.failures) == (True, 0)
+
+
 async def test_what_is_too_old_expires_and_no_halt(make: Make, redis_server: RedisServer) -> None:
     """By its id, against Redis's clock; counted."""
     reader = make()
