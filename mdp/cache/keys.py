@@ -133,6 +133,10 @@ class Keys:
 
     # --- others ---
 
+    def answer(self, number: str) -> str:
+        """List with one item: the answer to a question (`mdp.cache.asking`)."""
+        return f"{self.prefix}mdp:answer:{number}"
+
     def interest(self, wds_id: str) -> str:
         """Set: the patterns that clients of one wds replica want."""
         return f"{self.prefix}mdp:interest:{wds_id}"

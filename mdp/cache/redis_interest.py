@@ -52,6 +52,7 @@ class InterestWatch:
     Attributes:
         wanted: By family name: what is wanted now. One object per family for the life of the watch.
         on_change: Called with a target that is wanted now (True) or by nobody any more (False).
+        on_ask: Called with each question (`mdp.cache.asking`).
         on_begin: Called with each target that begins to be wanted, by one more replica at least.
     """
 
@@ -63,6 +64,7 @@ class InterestWatch:
         self.wanted: dict[str, Interest] = {}
         self.on_change: list[Callable[[Target, bool], None]] = []
         self.on_begin: list[Begun] = []
+        self.on_ask: list[Callable[[str], None]] = []
         self._client = client
         self._keys = keys
         self._link = link
@@ -102,8 +104,12 @@ class InterestWatch:
         return self._link.health()
 
     def heard(self, message: str) -> None:
-        """Take what was said on the channel: `+pattern` or `-pattern`."""
+        """Take what was said on the channel: `+pattern`, `-pattern` or `?question`."""
         pattern = message[1:]
+        if message.startswith("?"):
+            for asked in self.on_ask:
+                self._guarded(asked, pattern)
+            return
         if not message.startswith("+") or not match(pattern) or len(self._heard) >= _MAX_PATTERNS:
             return
         self._heard[pattern] = self._clock() + _HEARD_SECONDS

@@ -18,6 +18,7 @@ import structlog
 from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
+from mdp.cache.asking import Answerer
 from mdp.cache.keys import Keys
 from mdp.cache.redis_events import EventWriter
 from mdp.cache.redis_interest import InterestWatch
@@ -103,6 +104,8 @@ class RedisWriter:
         self.failures = 0
         interest.on_change.append(self._changed)
         interest.on_begin.append(self._begun)
+        self.answerer = Answerer(widget, keys, self.outputs)
+        interest.on_ask.append(self.answerer.heard)
 
     # Outputs.
 
@@ -195,6 +198,7 @@ class RedisWriter:
         if task is None:
             return
         await end(task)
+        await self.answerer.stop()
         for output in list(self.outputs.values()):
             await self.close(output, 0.3)
         await self.parts.stop()

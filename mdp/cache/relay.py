@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from redis.asyncio import RedisCluster
 
+from mdp.cache.asking import Asker
 from mdp.cache.base import Entry, Message, Sink, Subscription
 from mdp.cache.keys import Keys
 from mdp.cache.memory import LocalBus
@@ -152,6 +153,7 @@ class Relay:
             on_lost=self._lost,
         )
         self.interests = Interests(client, keys, owner, link)
+        self.asker = Asker(client, keys, owner)
         self.index = SymbolIndex(client, keys, link)
         self.demand = Demand(self)
         self.bus = RelayBus(self)
@@ -172,6 +174,7 @@ class Relay:
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
         await self.interests.stop()
+        await self.asker.stop()
         await self.channels.stop()
         await self.events.stop()
         await self.index.stop()

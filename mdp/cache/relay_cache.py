@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from mdp.cache.asking import ASKED, Unheard
 from mdp.cache.base import Entry
 from mdp.cache.redis_link import REDIS_ERRORS
 from mdp.cache.relayed import RelayedMessage, decode
@@ -65,11 +66,23 @@ class RelayCache:
             body = (await self._load(family)).values.get(symbol)
             entry = None if body is None else relay.entry(body, 0, 0, family)
         else:
-            entry = await relay.read(key, family)
+            entry = await self._read(key, family)
             if subscribed:
                 await relay.channels.barrier()
         known = relay.current(key) or relay.newer(key, entry)
         return entry if known is None else _entry(known)
+
+    async def _read(self, key: str, family: Family) -> Entry | None:
+        """A value that no message has brought: from its key, or from its owner where it may have no key."""
+        relay = self._relay
+        if family.name in ASKED:
+            try:
+                body = await relay.asker.ask(key)
+            except Unheard:
+                pass  # the key has the last one, if somebody subscribed to it
+            else:
+                return None if body is None else relay.entry(body, 0, 0, family)
+        return await relay.read(key, family)
 
     def set(self, family: Family, symbol: str, value: Any) -> None:
         """Raises RuntimeError: others write."""

@@ -6,11 +6,15 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
+from mdp.analyzers import raw_feeds
 from mdp.analyzers.trade_ledger import TradeLedger
 from mdp.feeds import QUOTES, TRADES
+from mdp.processor import recall
 from mdp.processor.checkpoint import unpack
+from tests.cache.relays import relay_to
 from tests.processor.processors import KEYS, OneProcess, Processor, as_json, rounded
 from tests.processor.test_partitions import (
     OPEN,
@@ -174,9 +178,17 @@ async def last(nodes: list[Processor], family: Any, symbol: str) -> Any:
 
 
 async def test_last_trades_and_quotes_are_found_in_entries_also_by_a_successor(
-    redis_server: RedisServer,
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No process but the listener has the provider's frames."""
+    # A busy machine takes longer than they last.
+    lasting = msgspec.structs.replace(recall.QUOTES_FEED, ttl_seconds=60.0)
+    monkeypatch.setattr(recall, "QUOTES_FEED", lasting)
+    searched = tuple(
+        (queue, kind, msgspec.structs.replace(family, ttl_seconds=60.0))
+        for queue, kind, family in raw_feeds._SEARCHED
+    )
+    monkeypatch.setattr(raw_feeds, "_SEARCHED", searched)
     frame = [
         {"ev": "T", "sym": "S1", "i": "1", "p": 9.5, "s": 10, "t": OPEN, "x": 4},
         {"ev": "T", "sym": "S1", "i": "2", "p": 9.75, "s": 20, "t": OPEN + 1, "x": 4},
@@ -199,3 +211,23 @@ async def test_last_trades_and_quotes_are_found_in_entries_also_by_a_successor(
             await settled(nodes)
             await nodes.pop(0).stop()
             await settled(nodes)
+
+
+async def test_a_last_value_is_had_over_redis_without_a_subscription(redis_server: RedisServer) -> None:
+    """Through the bus' and cache's end of a `wds`, from whoever owns the symbol."""
+    frame = [
+        {"ev": "T", "sym": "S1", "i": "1", "p": 9.5, "s": 10, "t": OPEN, "x": 4},
+        {"ev": "Q", "sym": "S2", "bp": 9.7, "ap": 9.8, "t": OPEN + 2},
+    ]
+    async with running(redis_server, 2) as (listener, nodes), relay_to(redis_server, prefix="t:") as relay:
+        await listener.send([json.dumps(frame)])
+        await processed(nodes, 2)
+
+        trade, quote = await relay.cache.get("stocks:trades:S1"), await relay.cache.get("stocks:quotes:S2")
+
+        assert trade is not None
+        assert quote is not None
+        assert trade.value["price"] == 9.5
+        assert quote.value["bid_price"] == 9.7
+        assert await relay.cache.get("stocks:trades:S2") is None
+        assert relay.asker.unheard == 0
