@@ -101,6 +101,8 @@ class InterestWatch:
 
     def health(self) -> Health:
         """Good while Redis answers."""
+        if any(task.done() for task in self._tasks):
+            return Health(False, "does not run")
         return self._link.health()
 
     def heard(self, message: str) -> None:

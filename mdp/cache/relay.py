@@ -183,6 +183,9 @@ class Relay:
 
     def health(self) -> Health:
         """Whether clients can be served what happens now."""
+        parts = (self.channels, self.events, self.interests, self.index)
+        if any(part.died for part in parts):
+            return Health(False, "does not run")
         if not self.channels.up:
             return Health(False, "not subscribed: Redis is not connected")
         if not self.events.loaded:

@@ -88,6 +88,11 @@ class Channels:
         task, self._task = self._task, None
         await end(task)
 
+    @property
+    def died(self) -> bool:
+        """Whether its task ended by itself, which only a defect can do."""
+        return self._task is not None and self._task.done()
+
     def want(self, name: str, *, pattern: bool) -> None:
         """Subscribe a channel or pattern from now on."""
         self._wanted[name] = pattern

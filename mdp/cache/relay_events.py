@@ -121,6 +121,11 @@ class EventStreams:
         await end(task)
 
     @property
+    def died(self) -> bool:
+        """Whether its task ended by itself, which only a defect can do."""
+        return self._task is not None and self._task.done()
+
+    @property
     def loaded(self) -> bool:
         """Whether the history of every feed without a symbol is here."""
         return all(self._streams[family.name].loaded.is_set() for family in FIXED)

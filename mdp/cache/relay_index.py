@@ -52,6 +52,11 @@ class SymbolIndex:
         await end(*tasks)
 
     @property
+    def died(self) -> bool:
+        """Whether its task ended by itself, which only a defect can do."""
+        return self._task is not None and self._task.done()
+
+    @property
     def loaded(self) -> bool:
         """Whether the keys were looked through once."""
         return self._looked_at > float("-inf")

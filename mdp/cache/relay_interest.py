@@ -60,6 +60,11 @@ class Interests:
             async with asyncio.timeout(0.5):
                 await self._client.delete(self._key)
 
+    @property
+    def died(self) -> bool:
+        """Whether its task ended by itself, which only a defect can do."""
+        return self._task is not None and self._task.done()
+
     def begin(self, pattern: str) -> None:
         """A pattern is wanted: from now on, or after a lost connection still. So are its present values."""
         self._wanted.add(pattern)

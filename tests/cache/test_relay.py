@@ -537,3 +537,14 @@ async def test_a_cluster_is_a_redis_like_any_other(tmp_path: Path) -> None:
                 await client.aclose()
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("part", ["channels", "events", "interests", "index"])
+async def test_a_part_that_died_is_no_good_health(redis_server: RedisServer, part: str) -> None:
+    """Only a defect ends one: the process must not look as if it served."""
+    async with relay_to(redis_server) as relay:
+        assert relay.health().ok
+        task = getattr(relay, part)._task
+        task.cancel()
+        await asyncio.wait({task})
+        assert (relay.health().ok, relay.health().detail) == (False, "does not run")
