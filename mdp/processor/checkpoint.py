@@ -57,6 +57,10 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used. One line for a person."""
 
 
+class NewerCheckpoint(CheckpointError):
+    """One of a newer version of this program, which is to be left to such a one."""
+
+
 class Head(msgspec.Struct):
     """What a checkpoint says of itself."""
 
@@ -144,7 +148,7 @@ def unpack(data: bytes) -> Checkpoint:
     try:
         schema, head, packed = msgspec.msgpack.decode(data, type=tuple[int, msgspec.Raw, bytes])
         if schema > SCHEMA:
-            raise CheckpointError(
+            raise NewerCheckpoint(
                 f"a checkpoint of version {schema}; this process reads up to {SCHEMA}: upgrade it, too"
             )
         return Checkpoint(msgspec.msgpack.decode(head, type=Head), packed)

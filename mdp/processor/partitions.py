@@ -12,7 +12,7 @@ from mdp.cache.leases import Lease
 from mdp.cache.redis_link import REDIS_ERRORS
 from mdp.cache.tasks import end
 from mdp.processor import checkpoint
-from mdp.processor.checkpoint import CheckpointStore
+from mdp.processor.checkpoint import CheckpointStore, NewerCheckpoint
 from mdp.processor.engine import Engine
 from mdp.processor.partition import Partition
 from mdp.processor.partition_gaps import PartitionGaps, gaps_of
@@ -133,11 +133,15 @@ class Partitions:
         """Load, and begin to replay.
 
         Raises:
-            CheckpointError: It cannot be used; nobody but a newer version may be able to.
+            CheckpointError: It is damaged.
             REDIS_ERRORS: Redis went meanwhile.
         """
         self._took[partition] = self._clock()
-        saved = await self._store.load(partition)
+        try:
+            saved = await self._store.load(partition)
+        except NewerCheckpoint as exc:
+            self._too_old(str(exc))
+            return
         kept = {} if saved is None else await self._store.windows(partition)
         parked = self._parked.pop(partition, None)
         out, engine = self._build(partition, lease)
@@ -232,13 +236,18 @@ class Partitions:
             try:
                 await self._read()
             except NewerEntry as exc:
-                self._unable = str(exc)
-                log.error("processor_too_old", reason=str(exc))
-                self.on_unable(str(exc))
+                self._too_old(str(exc))
                 return
             except Exception as exc:  # a defect must not end reading for good
                 log.error("reading_failed", exc_info=exc)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    def _too_old(self, reason: str) -> None:
+        """A newer version writes what we cannot read: say so once, and let others work."""
+        if not self._unable:
+            self._unable = reason
+            log.error("processor_too_old", reason=reason)
+            self.on_unable(reason)
 
     async def _read(self) -> None:
         began = self._clock()

@@ -139,6 +139,8 @@ class Publisher(Background):
         self._rounds = 0
         self._listener: tuple[dict[bytes, bytes], float] = ({}, clock())
         self._days: dict[str, Any] = {}  # partition -> its trading day
+        self._newer: dict[tuple[str, str], bytes] = {}  # feed, partition -> a part of a newer version
+        self._newer_told = False
         self.failures = 0
         lease.on_gained.append(self._gained)
         lease.on_lost.append(self._lost)
@@ -163,6 +165,7 @@ class Publisher(Background):
         self._contributors = Contributors(self._clock, self._names)
         self._had.clear()
         self._limits.clear()
+        self._newer.clear()
         self._top = {}
         output = self._writer.open(self._lease.name, epoch, valid=self._lease.valid, on_refused=self._refused)
         output.provide(TTA, lambda symbol: self._top.get(symbol), lambda: list(self._top))
@@ -242,7 +245,7 @@ class Publisher(Background):
         made_of = (raw, stale, output.generation)
         if family is not MARKET_STATUS and self._had.get(family.name) == made_of:
             return {}
-        parts = self._read(raw)
+        parts = self._read(family.name, raw)
         if family is MARKET_STATUS:
             output.publish(family, "", self._status(parts))
             return {}
@@ -271,7 +274,7 @@ class Publisher(Background):
         for symbol, row in top.items():
             output.publish(TTA, symbol, row)
 
-    def _read(self, raw: dict[bytes, bytes]) -> dict[str, Part]:
+    def _read(self, feed: str, raw: dict[bytes, bytes]) -> dict[str, Part]:
         parts = {}
         for field, data in sorted(raw.items()):
             name = field.decode("utf-8", "replace")
@@ -281,6 +284,9 @@ class Publisher(Background):
                 part = read(data)
             except SchemaError as error:
                 self._refuse("schema", partition=name, error=str(error))
+                if self._newer.setdefault((feed, name), data) != data:
+                    self._newer[feed, name] = data
+                    self._step_aside(name)  # its writer lives, and can make boards of all parts
                 continue
             except ValueError as error:
                 self._refuse("broken", partition=name, error=str(error))
@@ -290,6 +296,13 @@ class Publisher(Background):
                 continue
             parts[name] = part
         return parts
+
+    def _step_aside(self, partition: str) -> None:
+        """Give the lease to whoever waits for it: a processor of a newer version is there."""
+        if self.output is not None and not self._newer_told:
+            self._newer_told = True
+            log.warning("publisher_too_old", partition=partition, hint="upgrade this process")
+        self._lease.refused()
 
     def _refuse(self, reason: str, **details: Any) -> None:
         self.refused[reason] += 1

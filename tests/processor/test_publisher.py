@@ -271,6 +271,18 @@ async def test_parts_nobody_can_read_cost_themselves_alone(rig: Rig, place: Plac
     assert (place.publisher.refused["schema"], place.publisher.refused["broken"]) == (1, 1)
 
 
+async def test_a_publisher_steps_aside_for_a_newer_version_that_lives(rig: Rig, place: Place) -> None:
+    """Parts it cannot read that change are of a processor that could publish all; those that lie there are not."""
+    busy(rig, 2)
+    await rig.turn()
+    key = "mdp:parts:{scanners:top_volume}"
+    for number, refusals in ((1, 0), (1, 0), (2, 1), (2, 1), (3, 2)):
+        newer = msgspec.msgpack.encode([SCHEMA + 1, 9, number, {}])
+        await rig.client.hset(key, "partition:0", newer)
+        await place.round()
+        assert place.lease.refusals == refusals
+
+
 async def test_yesterdays_rows_are_no_leaders_of_today(rig: Rig, place: Place) -> None:
     """A partition that is still in the day before does not count until it has today's."""
     market = busy(rig, 2)
