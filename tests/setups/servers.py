@@ -1,4 +1,4 @@
-"""Several servers together, as a test needs them: a master with a replica and a sentinel; a cluster of three."""
+"""Servers together: a master with a replica and a sentinel; a cluster of three; one with certificates."""
 
 from __future__ import annotations
 
@@ -153,7 +153,12 @@ class ThreeNodes(Several):
             self.servers.append(
                 RedisServer(
                     _made(folder / str(number)),
-                    "--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "2000",
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    str(bus),
+                    "--cluster-node-timeout",
+                    "2000",
                     *options,
                 )  # fmt: skip
             )
@@ -203,7 +208,9 @@ class Certificates:
 
     def __init__(self, folder: Path) -> None:
         openssl = require_tool("openssl")
-        self.authority, self.certificate, self.key = (folder / name for name in ("ca.pem", "crt.pem", "key.pem"))
+        self.authority, self.certificate, self.key = (
+            folder / name for name in ("ca.pem", "crt.pem", "key.pem")
+        )
         ca_key, request, extension = (folder / name for name in ("ca.key", "crt.csr", "ext"))
         extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n", encoding="ascii")
         new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
