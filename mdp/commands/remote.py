@@ -84,7 +84,13 @@ def watch(feeds: tuple[str, ...], config_path: str | None, url: str | None, api_
     except KeyboardInterrupt:
         return  # the usual way to end it
     except ClientError as error:
-        raise Failed(str(error)) from None
+        raise _failed(error, api_key) from None
+
+
+def _failed(error: Exception, api_key: str | None) -> Failed:
+    """What to tell, also what a key would have helped."""
+    hint = "" if api_key or " auth " not in str(error) else "; give a key with --api-key or MDP_API_KEY"
+    return Failed(f"{error}{hint}")
 
 
 @click.command(short_help="Print the last value of a feed as JSON.")
@@ -115,7 +121,7 @@ def get(key: str, limit: int | None, config_path: str | None, url: str | None, a
     try:
         value = asyncio.run(session())
     except (ClientError, Disconnected) as error:
-        raise Failed(str(error)) from None
+        raise _failed(error, api_key) from None
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0).decode())
 
 
