@@ -146,22 +146,17 @@ class ThreeNodes(Several):
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__()
-        self._buses: list[int] = []
-        for number in range(3):
-            bus = free_port()
-            self._buses.append(bus)
-            self.servers.append(
-                RedisServer(
-                    _made(folder / str(number)),
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    str(bus),
-                    "--cluster-node-timeout",
-                    "2000",
-                    *options,
-                )  # fmt: skip
+        self._buses = [free_port() for _ in range(3)]
+        for bus in self._buses:
+            cluster = (
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                str(bus),
+                "--cluster-node-timeout",
+                "2000",
             )
+            self.servers.append(RedisServer(_made(folder / str(bus)), *cluster, *options))
 
     def start(self) -> None:
         for server in self.servers:
@@ -215,7 +210,7 @@ class Certificates:
         extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n", encoding="ascii")
         new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
         for words in (
-            ("req", "-x509", *new, "-keyout", ca_key, "-out", self.authority, "-days", "3", "-subj", "/CN=ca"),
+            ("req", "-x509", *new, "-keyout", ca_key, "-out", self.authority, "-subj", "/CN=ca"),
             ("req", *new, "-keyout", self.key, "-out", request, "-subj", "/CN=redis"),
             (
                 "x509", "-req", "-in", request, "-CA", self.authority, "-CAkey", ca_key, "-CAcreateserial",
@@ -226,7 +221,10 @@ class Certificates:
 
     def options(self, tls_port: int) -> tuple[str, ...]:
         """Of a redis-server that takes TLS there, without asking for clients' certificates."""
-        return (
-            "--tls-port", str(tls_port), "--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.key),
-            "--tls-ca-cert-file", str(self.authority), "--tls-auth-clients", "no",
-        )  # fmt: skip
+        files = {
+            "--tls-cert-file": self.certificate,
+            "--tls-key-file": self.key,
+            "--tls-ca-cert-file": self.authority,
+        }
+        named = [str(word) for option in files.items() for word in option]
+        return ("--tls-port", str(tls_port), *named, "--tls-auth-clients", "no")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mdp.cache.keys import Keys
+from mdp.feeds import FAMILIES
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.setups.chain import BOARD, chained
-from tests.setups.servers import Certificates, One, Several, ThreeNodes
-
-pytestmark = pytest.mark.slow
+from tests.setups.servers import Certificates, One, Several
 
 PREFIX = "mdp-test:"
 PASSWORD = "correct-horse"
@@ -20,8 +20,16 @@ PASSWORD = "correct-horse"
 def rights() -> list[str]:
     """Of the user in docs/redis.md, word for word; its password is ours."""
     text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text(encoding="utf-8")
-    line = next(line for line in text.splitlines() if line.startswith("ACL SETUSER mdp"))
-    return line.replace(">password", f">{PASSWORD}").split()[2:]
+    given = "ACL SETUSER mdp "
+    lines = [line.removeprefix(given) for line in text.splitlines() if line.startswith(given)]
+    return ["mdp", *" ".join(lines).replace(">password", f">{PASSWORD}").split()]
+
+
+def test_the_documented_user_may_hear_every_wildcard() -> None:
+    """Redis compares a pattern with those of a user by the letter: each family of symbols is named."""
+    families = [family for family in FAMILIES if family.hole and not family.max_items]
+    wanted = {f"&{PREFIX}{Keys().bus('')}{family.feed('*')}" for family in families}
+    assert wanted - set(rights()) == set()
 
 
 def over_tls(folder: Path) -> Several:
@@ -49,6 +57,7 @@ def socketed(folder: Path) -> Several:
     return One(server, MDP_CACHE_URL=f"unix://{path}?db=3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [over_tls, limited, socketed])
 async def test_the_chain_runs(made: object, tmp_path: Path) -> None:
     """Boards, quotes, alerts and all of a family reach a client; nothing that must not happen does."""
@@ -64,4 +73,4 @@ async def test_the_chain_runs(made: object, tmp_path: Path) -> None:
             assert PASSWORD not in text
         if made is limited:
             with redis.servers[0].client() as client:
-                assert {key[: len(PREFIX)] for key in client.keys()} == {PREFIX.encode()}
+                assert {key[: len(PREFIX)] for key in client.scan_iter()} == {PREFIX.encode()}

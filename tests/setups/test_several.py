@@ -1,4 +1,4 @@
-"""The whole chain over Sentinel and over a cluster of three nodes, and what becomes of it when a part dies."""
+"""The whole chain over Sentinel and over a cluster of three nodes, also when a part of it dies."""
 
 from __future__ import annotations
 
