@@ -26,6 +26,7 @@ from mdp.cache.relay import Relay
 from mdp.cache.tasks import begin, end
 from mdp.feeds import HOD_ALERT, LOD_ALERT, MARKET_STATUS, match
 from mdp.observability.relay import show_relay
+from mdp.observability.writer import show_writer
 from mdp.processor.parts import Packer
 from mdp.processor.results import Results
 from mdp.roles.base import StartError
@@ -162,6 +163,7 @@ class ScannerRole(Role):
             lambda: {(name,): float(c.failures) for name, c in self.scanners.counters.items()},
         )
         show_relay(self.relay, metrics, "mdp_scanner_relay")
+        show_writer(self._writer, metrics, "mdp_scanner_writer")
 
 
 class _FromTheStart:

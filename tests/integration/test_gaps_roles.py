@@ -44,10 +44,16 @@ async def killed(folder: Path, server: RedisServer, address: str) -> tuple[dict[
             await asyncio.sleep(0.05)
         with roles(folder, server, address, "listener"):
             await client.until(process, address, END)
-            async with asyncio.timeout(PATIENCE_SECONDS):  # plain values are written every five seconds
-                while (answers := await client.answers(process))["daily_range:QUIET"]["stale"]:  # noqa: ASYNC110
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not written(answers := await client.answers(process)):  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
             return answers, client.stale
+
+
+def written(answers: dict[str, Any]) -> bool:
+    """Plain values are written every five seconds."""
+    volume = answers["daily_range:AAA"]["accumulated_volume"]
+    return volume == END * 100 - 100 + 50_000 and not answers["daily_range:QUIET"]["stale"]
 
 
 @pytest.mark.slow

@@ -160,6 +160,26 @@ async def test_the_others_are_told_each_second_how_things_are(make: Make, redis_
     await until(lambda: said(redis_server).ts > before)
 
 
+async def test_an_outage_is_said_at_once(
+    make: Make, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the hash and on the control channel, when it begins and when it ends, in the market's time."""
+    monkeypatch.setattr("mdp.roles.listener_lease._ANNOUNCE_SECONDS", 60.0)
+    replica = await make().start()
+    await until(lambda: replica.live and replica.role.market_clock.now_ms > 0)
+    heard: list[str] = []
+    replica.role._control.listeners.append(heard.append)
+    now_ms = replica.role.market_clock.now_ms
+    replica.role.listener.gaps.open("test")
+    await until(lambda: heard == ["gaps"])
+    (gap,) = said(redis_server).ledger
+    assert now_ms <= gap["market_start_ms"] <= replica.role.market_clock.now_ms
+    replica.role.listener.gaps.close()
+    await until(lambda: heard == ["gaps"] * 2)
+    (gap,) = said(redis_server).ledger
+    assert gap["market_end_ms"] >= gap["market_start_ms"]
+
+
 async def test_a_frozen_listeners_word_does_not_replace_its_successors(
     make: Make, redis_server: RedisServer
 ) -> None:
@@ -211,6 +231,9 @@ async def test_one_is_connected_and_the_other_follows_a_graceful_stop(
     assert [gap["reason"] for gap in ledger] == ["test", "operator", "takeover"]
     assert all(gap["end_ms"] is not None for gap in ledger)
     assert ledger[1]["end_ms"] <= ledger[2]["end_ms"]
+    assert ledger[2]["market_start_ms"] > 0, "the first one's last word says up to when it had all"
+    controls: Any = second.role.controls
+    assert [gap["reason"] for gap in controls.gaps()] == ["test", "operator", "takeover"]
     assert numbers(redis_server) == sorted(set(numbers(redis_server)))
 
 

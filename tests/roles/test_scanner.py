@@ -128,6 +128,7 @@ async def test_results_leave_as_one_process_publishes_them(
         assert role(made).status()["active"]
         text = made.metrics.render().decode()
         assert "mdp_scanner_active 1.0" in text
+        assert 'mdp_scanner_writer_lost_total{reason="dropped"} 0.0' in text
         assert 'mdp_scanner_messages_total{fate="processed",scanner="counting"} 2.0' in text
     finally:
         await made.stop()
