@@ -86,11 +86,11 @@ async def test_the_ledgers_are_read_from_redis(redis_server: RedisServer) -> Non
     report = GapReport("report", client, KEYS)
     with redis_server.client() as writing:
         said = Announcement(ts=1, ledger=[entry()])
-        writing.hset(KEYS.listener, mapping=said.fields())  # type: ignore[arg-type]
+        writing.hset(KEYS.listener, mapping=said.fields())
         mine = [entry(7, of=[SOURCE], repair="done", repaired=4)]
         rows = {"partition:0": pack(1, 1, mine), "partition:1": b"?", "partition:2": msgspec.msgpack.encode(
             [9, 1, 1, []]), "scanner": pack(1, 1, []), "partition:3": pack(1, 1, "x")}  # type: ignore[arg-type]  # fmt: skip
-        writing.hset(KEYS.parts(GAPS), mapping=rows)  # type: ignore[arg-type]
+        writing.hset(KEYS.parts(GAPS), mapping=rows)
     await report.start()
     try:
         await eventually(lambda: bool(report.partitions))
