@@ -182,7 +182,7 @@ async def test_last_trades_and_quotes_are_found_in_entries_also_by_a_successor(
 ) -> None:
     """No process but the listener has the provider's frames."""
     # A busy machine takes longer than they last.
-    lasting = msgspec.structs.replace(recall.QUOTES_FEED, ttl_seconds=60.0)
+    lasting = msgspec.structs.replace(QUOTES, ttl_seconds=60.0)
     monkeypatch.setattr(recall, "QUOTES_FEED", lasting)
     searched = tuple(
         (queue, kind, msgspec.structs.replace(family, ttl_seconds=60.0))
