@@ -80,6 +80,9 @@ end
 _RAISE = FENCE + "if refused(KEYS[1], ARGV[1], ARGV[2]) then return 0 end return 1"
 
 
+_LEFT = "return redis.call('PTTL', KEYS[1])"
+
+
 class Client(Protocol):
     """What is needed of `redis.asyncio.Redis` or its cluster."""
 
@@ -146,6 +149,7 @@ class Lease:
         self._clock = clock
         self._until = 0.0  # valid until then, by our clock
         self._free_at = 0.0  # when another's lease ends at the latest, as Redis said last
+        self._forgotten = 0  # how often another said to have released it
         self._failing = False
         self._refused = False
         self._wake = asyncio.Event()
@@ -167,8 +171,21 @@ class Lease:
         """When another's lease ends at the latest, as of the last `acquire`; 0 where nobody holds it."""
         return max(0.0, self._free_at - self._clock())
 
+    async def see(self) -> None:
+        """Learn whether another has it, without wanting it: `free_in_seconds` says so afterwards.
+
+        Raises:
+            REDIS_ERRORS: Nothing was learnt.
+        """
+        if not self.epoch:
+            forgotten = self._forgotten
+            left_ms = int(await self._client.eval(_LEFT, 1, self._keys[0]))
+            if forgotten == self._forgotten:  # not released while we asked
+                self._free_at = self._clock() + left_ms / 1_000 if left_ms > 0 else 0.0
+
     def forget_owner(self) -> None:
         """Another says to have released it: try at once."""
+        self._forgotten += 1
         self._free_at = 0.0
 
     async def acquire(self) -> bool:

@@ -227,6 +227,17 @@ class Spread:
         working = [p for p in self._order if self.leases[p].epoch and p not in self._giving]
         for p in working[self.target :]:
             self._give(p)
+        if not self._failing and self._room() <= 0:
+            await self._look_at_others()
+
+    async def _look_at_others(self) -> None:
+        """Who has enough still has to know what is another's, lest it take an old state of its own for the
+        newest one when Redis comes back empty (`Partitions.forget_parked`). Renewals do not wait for it."""
+        with contextlib.suppress(*REDIS_ERRORS):
+            async with asyncio.timeout(self._renew_seconds / 4):
+                for p in self._order:
+                    if not self.leases[p].epoch and not self.leases[p].free_in_seconds:
+                        await self.leases[p].see()
 
     def _pause(self, began: float) -> float:
         """Seconds until the next step: renewals are due, or a lease of another may end."""

@@ -142,6 +142,19 @@ async def test_one_processor_takes_everything_and_a_second_gets_half_at_once(
             assert ("drop", partition) in first.work.log[at:], "given before it was dropped"
 
 
+async def test_whoever_has_enough_knows_what_is_anothers(redis_server: RedisServer) -> None:
+    """Else it would keep an old state of such a partition, and go on from it where Redis came back empty."""
+    async with nodes(redis_server) as join:
+        first = await join("a")
+        second = await join("b")
+        await eventually(lambda: spread_out(first, second))
+
+        def known(node: Node) -> set[int]:
+            return {p for p, lease in node.spread.leases.items() if lease.free_in_seconds > 0}
+
+        await eventually(lambda: known(first) == second.working and known(second) == first.working)
+
+
 async def test_whoever_stops_hands_everything_over_at_once(redis_server: RedisServer) -> None:
     """Those who stay learn that there are fewer of them before they hear what is free."""
     async with nodes(redis_server) as join:
