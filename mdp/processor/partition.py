@@ -14,6 +14,7 @@ from mdp.processor import checkpoint
 from mdp.processor.checkpoint import CheckpointStore, Dumped
 from mdp.processor.engine import Engine
 from mdp.processor.flushers import Flushers
+from mdp.processor.partition_gaps import PartitionGaps
 from mdp.processor.partition_output import PartitionOutput
 from mdp.processor.windows import WindowKeeper, Write
 from mdp.queues.base import Batch
@@ -70,6 +71,7 @@ class Partition:
         self._held: deque[tuple[Delivery, int]] = deque()
         self._freed = asyncio.Event()
         self._freed.set()
+        self._listener_epoch = 0  # of the entries; 0: none came yet
         self._back = 0  # entries in a row that told a much earlier time
         out.output.silent = True
         out.attach(
@@ -107,6 +109,7 @@ class Partition:
         began = time.perf_counter()
         queue, events = delivery.queue, delivery.events
         try:
+            self._hear(delivery.header.epoch)
             if delivery.header.market_ms:
                 self._lead(delivery.header.market_ms)
             if events:
@@ -121,6 +124,15 @@ class Partition:
         if events:
             self.processed[queue] = self.processed.get(queue, 0) + len(events)
             self._observe(queue, time.perf_counter() - began)
+
+    def _hear(self, epoch: int) -> None:
+        """Before the first entry of another listener: no price of it may be taken for a certain high."""
+        if epoch > self._listener_epoch:
+            if self._listener_epoch:
+                for guard in self.engine.guards:
+                    if isinstance(guard.analyzer, PartitionGaps):
+                        guard.analyzer.another_writes()
+            self._listener_epoch = epoch
 
     def _lead(self, market_ms: int) -> None:
         engine = self.engine

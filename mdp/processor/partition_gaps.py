@@ -21,6 +21,7 @@ from mdp.processor.engine import Engine
 from mdp.processor.losses import RING, Losses, Repairer
 
 MAX_ENTRIES = 50  # of a partition's ledger
+TAKEOVER = "takeover"  # as the listener names it
 SILENT = "silent"  # why, where no listener says anything
 #: Reasons of losses while the listener was connected (`mdp.listener.losses`); all others are outages.
 LOSSES = frozenset({"dropped", "expired", "shed"})
@@ -101,6 +102,14 @@ class PartitionGaps(Analyzer):
         elif not lasting and self.ledger.current is not None:
             self.ledger.close()
         self._sources = {key: source for key, source in self._sources.items() if key in entries}
+
+    def another_writes(self) -> None:
+        """Entries come of another listener, or of one that had lost its lease: what was between is missing.
+
+        It says so itself within some seconds (`hear`), and ends this; but its first prices come before that.
+        """
+        if self.market.clock.now_ms:
+            self.ledger.open(TAKEOVER, detail="another listener writes, or the same one after an outage")
 
     def _hear_outage(self, key: Key, gap: dict[str, Any]) -> bool:
         """Returns whether it lasts."""

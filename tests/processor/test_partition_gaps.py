@@ -222,3 +222,24 @@ def test_a_loss_goes_into_the_checkpoint_that_is_behind_it() -> None:
     before = Rig()
     before.gaps.losses.note("aggregates", "missed", 3, None)
     assert before.handed_over().since("ANY") == NOON
+
+
+def test_prices_of_another_listener_are_uncertain_before_it_says_anything() -> None:
+    """Its first entries come before its word; the word ends the outage, and it is repaired."""
+    rig = Rig()
+    rig.gaps.another_writes()
+    assert rig.since() == NOON
+    rig.move(1_000)
+    rig.hear({**ENDED, "reason": "takeover"})
+    assert rig.gaps.ledger.current is None
+    rig.move(20_000)
+    rig.gaps.losses.look()
+    assert rig.since() is not None
+    assert [gap["reason"] for gap in rig.gaps.entries()] == ["takeover"]
+
+
+def test_the_first_listener_of_all_takes_nothing_over() -> None:
+    """Where nothing was received yet, nothing can be incomplete."""
+    rig = Rig(now_ms=0)
+    rig.gaps.another_writes()
+    assert rig.gaps.ledger.current is None
