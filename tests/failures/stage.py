@@ -152,9 +152,7 @@ class Stage:
             accounting=words,
             unknown=unknown,
             connections=opened,
-            rss_mb={
-                name: (before.get(name, 0.0), most[name], after.get(name, 0.0)) for name in sorted(most)
-            },
+            rss_mb={name: (before.get(name, 0.0), most[name], after.get(name, 0.0)) for name in sorted(most)},
             starved_s=self._starved,
             details=[
                 f"{recorder.name}: {detail}"
