@@ -82,7 +82,8 @@ class Chain(Cluster):
 @asynccontextmanager
 async def chained(folder: Path, redis: Several, roles: tuple[str, ...] = _ROLES) -> AsyncIterator[Chain]:
     """A chain whose client gets all it wants."""
-    async with Chain(folder, redis, roles) as chain:
+    chain = Chain(folder, redis, roles)
+    async with chain:
         try:
             await chain.begin()
             yield chain

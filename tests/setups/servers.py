@@ -172,13 +172,13 @@ class ThreeNodes(Several):
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
         for server in self.servers:
             with server.client() as client:
-                _until(lambda c=client: _is_whole(c), "the nodes do not find each other")  # type: ignore[misc]
+                _until(lambda c=client: _is_whole(c), "the nodes do not find each other")
         nodes = ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:2])
         self.environment = {"MDP_CACHE_URL": f"redis+cluster://{nodes}"}
 
 
 def _is_whole(client: redis.Redis) -> bool:
-    text = client.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
+    text = client.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)  # type: ignore[no-untyped-call]
     return b"cluster_state:ok" in text and b"cluster_known_nodes:3" in text
 
 
