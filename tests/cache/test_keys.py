@@ -42,7 +42,8 @@ def test_all_of_a_partition_lies_in_one_slot_and_partitions_spread(prefix: str) 
     slots = []
     for partition in range(16):
         name = partition_name(partition)
-        made = [*keys.streams(partition), keys.checkpoint(partition), keys.lease(name), keys.epoch(name)]
+        made = [*keys.streams(partition), keys.checkpoint(partition), keys.windows(partition)]
+        made += [keys.lease(name), keys.epoch(name)]
         assert len({slot(key) for key in made}) == 1
         slots.append(slot(made[0]))
     assert len(set(slots)) == 16
