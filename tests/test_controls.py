@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -12,8 +10,7 @@ import pytest
 from mdp.admin.controls import UnknownSymbolError
 from mdp.analyzers.rows import quote_of
 from mdp.app import App
-from mdp.controls import AppControls, _gaps_of
-from mdp.sessions import TradingDay
+from mdp.controls import AppControls
 
 from .app_support import SECRET, config_for, eventually, platform
 from .simulator.support import serve
@@ -123,7 +120,7 @@ async def test_a_symbol_is_explained_with_reference_values_and_trust() -> None:
     async with serve() as simulator, platform(simulator) as app:
         controls = AppControls(app)
         with pytest.raises(UnknownSymbolError, match="NOPE"):
-            controls.explain("NOPE")
+            await controls.explain("NOPE")
 
         def whole() -> bool:
             rows = app.reference.rows
@@ -137,11 +134,11 @@ async def test_a_symbol_is_explained_with_reference_values_and_trust() -> None:
             for name, state in app.market.symbols.items()
             if state.bar is not None and name in app.reference.rows
         )
-        answer = controls.explain(symbol)
+        answer = await controls.explain(symbol)
         packed = msgspec.json.encode(answer)
         quote = quote_of(app.market, symbol)
         with pytest.raises(UnknownSymbolError, match=f"'{symbol}' is known"):
-            controls.explain(symbol.lower())
+            await controls.explain(symbol.lower())
 
     assert SECRET.encode() not in packed
     assert quote is not None
@@ -161,32 +158,5 @@ async def test_before_an_event_came_nothing_can_be_explained() -> None:
     """It says where to look."""
     app = App(config_for(1), ["all"])
     with pytest.raises(UnknownSymbolError, match="no event has come yet"):
-        AppControls(app).explain("AAPL")
+        await AppControls(app).explain("AAPL")
     await app.stop()
-
-
-def gap(
-    begin: int | None, end: int | None, symbols: list[str] | None = None, count: int = 0
-) -> dict[str, Any]:
-    """An entry of the gap ledger."""
-    return {
-        "market_start_ms": begin,
-        "market_end_ms": end,
-        "symbols": symbols,
-        "symbols_count": None if symbols is None else count,
-    }
-
-
-def test_gaps_are_those_that_may_be_of_the_symbol_and_the_day() -> None:
-    """By market time; what lasts, or whose time or symbols are not known whole, may be."""
-    day = TradingDay.of(date(2024, 3, 5))
-    before, noon, after = day.start_ms - 5, day.open_ms + 5, day.end_ms + 5
-    fitting = [
-        gap(noon, noon + 1), gap(before, noon), gap(noon, None), gap(None, None), gap(before, after),
-        gap(noon, noon, ["AAA", "BBB"], 2), gap(noon, noon, ["BBB"], 500),
-    ]  # fmt: skip
-    others = [gap(before - 5, before), gap(after, None), gap(noon, noon, ["BBB"], 1), gap(noon, noon, [], 0)]
-    assert _gaps_of([*others, *fitting], "AAA", day) == fitting
-    assert _gaps_of(others[:1], "AAA", None) == others[:1]
-    many = [gap(noon, noon)] * 60
-    assert len(_gaps_of(many, "AAA", day)) == 50

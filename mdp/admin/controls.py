@@ -10,14 +10,27 @@ class UnknownSymbolError(Exception):
 
 
 class NotHereError(Exception):
-    """Another role's business: one line that says which."""
+    """Another process's business: one line that says whose.
+
+    Attributes:
+        details: The same for programs; put beside the line.
+    """
+
+    def __init__(self, reason: str, **details: Any) -> None:
+        super().__init__(reason)
+        self.details = details
+
+
+class NotYetError(Exception):
+    """Nobody can say it at this moment, but soon somebody can: one line that says why."""
 
 
 class Controls(Protocol):
     """The process as an operator sees it.
 
-    What reads is cheap and never waits. What changes raises ValueError, with one line that is shown to
-    the operator, for input it cannot follow; any other exception counts as a fault of the program.
+    What reads is cheap and never waits, `explain` excepted. What changes raises ValueError, with one line
+    that is shown to the operator, for input it cannot follow; any other exception counts as a fault of the
+    program.
     Nothing returned or raised may hold a secret. Whatever belongs to a role of another process raises
     NotHereError.
     """
@@ -34,11 +47,13 @@ class Controls(Protocol):
     def analyzers(self) -> list[dict[str, Any]]:
         """Each analyzer with its counts and whether it is enabled."""
 
-    def explain(self, symbol: str) -> dict[str, Any]:
+    async def explain(self, symbol: str) -> dict[str, Any]:
         """Each number that is shown of a symbol with its rule, inputs, source and time.
 
         Raises:
             UnknownSymbolError: Nothing is known of it on this trading day.
+            NotHereError: Another process works on it.
+            NotYetError: Nobody does yet, or who does is not known.
         """
 
     async def feed_start(self) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from mdp.admin.controls import Controls, NotHereError, UnknownSymbolError
+from mdp.admin.controls import Controls, NotHereError, NotYetError, UnknownSymbolError
 from mdp.admin.guard import Guard, Refused
 from mdp.config import AdminConfig
 from mdp.feeds import is_symbol
@@ -25,6 +25,8 @@ MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
 #: A change that takes longer is cancelled: the operator wants an answer.
 CHANGE_SECONDS = 30.0
+#: After which to ask again what nobody could say: a lease of a partition lasts 3 s.
+RETRY_SECONDS = 3
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BodyT = TypeVar("BodyT", bound="Nothing")
@@ -120,7 +122,7 @@ class AdminServer:
             if not is_symbol(symbol):
                 raise Refused(400, "a symbol has letters, digits, . - / : and 32 characters at most")
             try:
-                return _json(self._controls.explain(symbol))
+                return _json(await self._controls.explain(symbol))
             except UnknownSymbolError as exc:
                 raise Refused(404, str(exc)) from None
 
@@ -186,7 +188,9 @@ class AdminServer:
             headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
             return _json({"error": refused.reason}, refused.status, headers)
         except NotHereError as exc:
-            return _json({"error": str(exc)}, 404)
+            return _json({"error": str(exc), **exc.details}, 404)
+        except NotYetError as exc:
+            return _json({"error": str(exc)}, 503, {"Retry-After": str(RETRY_SECONDS)})
         except web.HTTPMethodNotAllowed as exc:
             allowed = ", ".join(sorted(exc.allowed_methods))
             return _json({"error": f"use {allowed} here"}, 405, {"Allow": allowed})

@@ -22,14 +22,20 @@ _ENDPOINTS = {
 class OriginOf:
     """The origins of one symbol's values, as of now. Cheap; made when somebody asks.
 
+    Args:
+        reference: Whose values they are.
+        symbol: As the provider names it.
+        kept: Where values were meanwhile that were not fetched by this process.
+
     Attributes:
         book: The trading day's values; None until the day is known.
         split_ratio: Shares now per share at the previous session's close.
         fields: Field -> (source, wall clock ms of the answer or None).
     """
 
-    def __init__(self, reference: Reference, symbol: str) -> None:
+    def __init__(self, reference: Reference, symbol: str, *, kept: str = "kept over a restart") -> None:
         self._reference = reference
+        self._kept = kept
         self.symbol = symbol
         self.book = book = reference.book
         self.split_ratio = 1.0
@@ -53,7 +59,7 @@ class OriginOf:
         elif self.symbol in book.by_snapshot:
             previous = ("REST snapshot, prevDay", book.sources["snapshot"].fetched_ms)
         elif book.restored:  # whose were fetched alone, or from the snapshot, the file does not say
-            kept = f"REST daily bars up to {day}, kept over a restart"
+            kept = f"REST daily bars up to {day}, {self._kept}"
             previous = average = (kept, sessions)
         for names, origin in ((PREVIOUS, previous), (AVERAGED, average), (FLOAT, floated)):
             self.fields |= dict.fromkeys(names, origin)

@@ -10,7 +10,15 @@ TIMEOUT_SECONDS = 10.0
 
 
 class AdminError(Exception):
-    """The process could not be asked, or refused. The message says why and what to do."""
+    """The process could not be asked, or refused. The message says why and what to do.
+
+    Attributes:
+        answer: The refusal's object as it came; empty where there is none.
+    """
+
+    def __init__(self, reason: str, answer: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.answer = answer or {}
 
 
 def session_for(token: str) -> aiohttp.ClientSession:
@@ -45,7 +53,8 @@ async def call(
                 reason = answer.get("error") if isinstance(answer, dict) else None
                 hint = "; give the token of admin.token" if response.status in (401, 403) else ""
                 raise AdminError(
-                    f"{url}{path} answered {response.status}: {reason or text[:200].strip()}{hint}"
+                    f"{url}{path} answered {response.status}: {reason or text[:200].strip()}{hint}",
+                    answer if isinstance(answer, dict) else None,
                 )
             return answer if isinstance(answer, dict) else {}
     except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -25,6 +25,10 @@ _TITLES = {
 }
 
 
+class ElsewhereError(admin_api.AdminError):
+    """Another processor is to be asked: some lines that say which, and how."""
+
+
 class NoFieldError(Exception):
     """The answer has no such field: one line."""
 
@@ -34,10 +38,30 @@ async def fetch(url: str, token: str, symbol: str) -> dict[str, Any]:
 
     Raises:
         admin_api.AdminError: It could not be asked, or knows nothing of the symbol.
+        ElsewhereError: Another processor works on the symbol.
     """
+    url = url.rstrip("/")
     async with admin_api.session_for(token) as session:
         path = f"/api/v1/explain/{quote(symbol, safe='')}"
-        return await admin_api.call(session, url.rstrip("/"), "GET", path)
+        try:
+            return await admin_api.call(session, url, "GET", path)
+        except admin_api.AdminError as error:
+            if "owner" in error.answer:
+                raise ElsewhereError(_elsewhere(url, symbol, error.answer)) from None
+            raise
+
+
+def _elsewhere(url: str, symbol: str, said: dict[str, Any]) -> str:
+    """Where to ask instead. Which port a process has, its own log and configuration say."""
+    name, host, process = plain(symbol), plain(said.get("host")), said.get("process")
+    whose = f"process {plain(process)} on {host}" if process else host
+    return (
+        f"{name} is of partition {plain(said.get('partition'))}, "
+        f"and {url} is not the processor that owns it.\n"
+        f"  owner  {plain(said['owner'])} ({whose})\n"
+        f"  ask    on {host}: mdp explain {name} --url http://127.0.0.1:PORT, PORT being that process's\n"
+        "         admin.port (with --workers, the first has the configured one, each further one 10 more)"
+    )
 
 
 def one_field(answer: dict[str, Any], name: str) -> dict[str, Any]:
@@ -185,7 +209,11 @@ def _reference(reference: dict[str, Any]) -> RenderableType:
     ratio = reference.get("split_ratio", 1)
     words.append(
         f" of {plain(reference['trading_day'])}, previous session {plain(reference['previous_session'])}"
-        + (", from the snapshot file" if reference.get("restored") else "")
+        + (
+            f", from {plain(reference.get('kept_in', 'the snapshot file'))}"
+            if reference.get("restored")
+            else ""
+        )
         + (f", adjusted by a split: {as_value(ratio)} shares for one" if ratio != 1 else ""),
         style="",
     )

@@ -55,8 +55,8 @@ class RoleControls:
         analyzers: list[dict[str, Any]] = self._ask("analyzers", "processor")()
         return analyzers
 
-    def explain(self, symbol: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._ask("explain", "processor")(symbol)
+    async def explain(self, symbol: str) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._ask("explain", "processor")(symbol)
         return answer
 
     async def feed_start(self) -> None:

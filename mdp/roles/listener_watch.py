@@ -35,6 +35,10 @@ class ListenerWatch:
         control: Says when there is something to hear; started by whoever made it.
         hear: Called with (announcement, whether the listener is silent) about once a second.
         clock: Monotonic seconds.
+
+    Attributes:
+        silent: Nobody has said anything new for some time.
+        feed_state: Of the provider's connection, as it was said last; "down" where nobody speaks.
     """
 
     name = "listener_watch"
@@ -58,6 +62,7 @@ class ListenerWatch:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.silent = False
+        self.feed_state = "down"  # as `feed_fields` says it
 
     async def start(self) -> None:
         """Begin to hear."""
@@ -107,4 +112,5 @@ class ListenerWatch:
             self._last, self._spoke = word, now
         self._answered = now
         self.silent = now - self._spoke > SILENT_SECONDS
+        self.feed_state = "down" if self.silent else said.state or "down"
         self._hear(said, self.silent)

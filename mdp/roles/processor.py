@@ -45,6 +45,7 @@ from mdp.roles.base import StartError
 from mdp.roles.listener_watch import ListenerWatch
 from mdp.roles.parts import Named, Role, Shared
 from mdp.roles.processor_controls import ProcessorControls
+from mdp.roles.processor_explain import PartitionExplainer
 from mdp.roles.writing import writer_of
 from mdp.stage import Health, Stage
 from mdp.trade_rules import SHIPPED_TABLE, RuleTable
@@ -173,7 +174,18 @@ class ProcessorRole(Role):
             redis, keys, self._control, lambda said, silent: self.repairs.hear(said, silent=silent)
         )
         self.report = GapReport("processor_gaps", redis, keys)
-        self.controls = ProcessorControls(self.partitions, reader, self.writer, self._gaps)
+        explainer = PartitionExplainer(
+            redis,
+            keys,
+            shared.id,
+            count,
+            self.partitions,
+            reference,
+            calendar=calendar,
+            feed_state=lambda: self.watch.feed_state,
+            gaps=self._gaps,
+        )
+        self.controls = ProcessorControls(self.partitions, reader, self.writer, self._gaps, explainer)
         self._stopping: asyncio.Task[None] | None = None
         self._stages: list[Stage] = [
             # Stopped in the reverse order: partitions are handed over first, through what is below them.
@@ -202,6 +214,7 @@ class ProcessorRole(Role):
     def status(self) -> dict[str, Any]:
         partitions = self.partitions
         return {
+            "id": self.shared.id,
             "partitions": {
                 str(number): {"epoch": one.epoch, "live": one.live, "processed": one.total}
                 for number, one in sorted(partitions.working.items())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mdp.cache.redis_writer import RedisWriter
     from mdp.processor.partitions import Partitions
     from mdp.queues.stream_reader import StreamReader
+    from mdp.roles.processor_explain import PartitionExplainer
 
 _LOST = ("expired", "missed", "unreadable")  # as `PartitionLosses` names them
 
@@ -25,6 +26,7 @@ class ProcessorControls:
         reader: Where their events come from.
         writer: Where their results go.
         gaps: The gap ledger of the platform.
+        explainer: Explains symbols of the partitions.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class ProcessorControls:
         reader: StreamReader,
         writer: RedisWriter,
         gaps: Callable[[], list[dict[str, Any]]],
+        explainer: PartitionExplainer,
     ) -> None:
         self._partitions = partitions
         self._reader = reader
         self._writer = writer
         self._gaps = gaps
+        self._explainer = explainer
 
     def queues(self) -> dict[str, Any]:
         """By queue, in events: what was processed and what was not, and why.
@@ -65,8 +69,15 @@ class ProcessorControls:
         """The listener's gap ledger with what became of it in all partitions, and theirs."""
         return self._gaps()
 
+    async def explain(self, symbol: str) -> dict[str, Any]:
+        """As `Controls.explain`, for the symbols of our partitions."""
+        return await self._explainer.explain(symbol)
+
     def analyzers(self) -> list[dict[str, Any]]:
-        """By analyzer, summed over the partitions: in how many it runs, and its failures."""
+        """By analyzer, summed over the partitions: in how many it runs, its failures, what it ignored.
+
+        `enabled` where it runs in all of them.
+        """
         found: dict[str, dict[str, Any]] = {}
         for one in self._partitions.working.values():
             for guard in one.engine.guards:
@@ -75,14 +86,19 @@ class ProcessorControls:
                     {
                         "name": guard.name,
                         "queues": list(guard.analyzer.queues),
+                        "enabled": True,
                         "partitions": 0,
                         "failures": 0,
                         "lost_events": 0,
+                        "ignored": {},
                     },
                 )
+                row["enabled"] &= not guard.disabled
                 row["partitions"] += not guard.disabled
                 row["failures"] += guard.failures
                 row["lost_events"] += guard.lost_events
+                for what, count in getattr(guard.analyzer, "ignored", {}).items():
+                    row["ignored"][what] = row["ignored"].get(what, 0) + count
         return list(found.values())
 
     def _counted(self) -> dict[str, int]:

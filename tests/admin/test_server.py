@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mdp.admin.controls import UnknownSymbolError
+from mdp.admin.controls import NotHereError, NotYetError, UnknownSymbolError
 from mdp.admin.server import MAX_BODY_BYTES, AdminServer
 from mdp.config import AdminConfig
 
@@ -50,7 +50,7 @@ class FakeControls:
     def analyzers(self) -> list[dict[str, Any]]:
         return [{"name": "leaderboards"}]
 
-    def explain(self, symbol: str) -> dict[str, Any]:
+    async def explain(self, symbol: str) -> dict[str, Any]:
         self.calls.append(("explain", symbol))
         if self.error:
             raise self.error
@@ -164,6 +164,20 @@ async def test_an_unknown_symbol_is_not_found_and_says_what_to_check() -> None:
         controls.error = KeyError("secret")
         status, body = await ask(session, "GET", "/explain/AAA")
     assert (status, body) == (500, {"error": "internal error; the log has the cause"})
+
+
+async def test_another_process_is_named_and_who_is_early_is_told_when_to_ask() -> None:
+    """404 with the same for programs beside the line; 503 and `Retry-After`."""
+    controls = FakeControls()
+    controls.error = NotHereError("ask b", owner="b", partition=3)
+    async with serving(controls) as session:
+        assert await ask(session, "GET", "/explain/AAA") == (
+            404, {"error": "ask b", "owner": "b", "partition": 3}
+        )  # fmt: skip
+        controls.error = NotYetError("soon")
+        async with session.get("/api/v1/explain/AAA") as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "3")
+            assert await answer.json() == {"error": "soon"}
 
 
 async def test_explaining_is_guarded_and_changes_nothing() -> None:

@@ -98,6 +98,28 @@ async def test_a_refusal_is_told_in_one_line(aiohttp_server: AiohttpServer, stat
     assert TOKEN not in str(caught.value)
 
 
+async def test_another_owner_is_told_with_how_to_ask_it(aiohttp_server: AiohttpServer) -> None:
+    """Its id, host and process, and the command for that host; whatever the answer holds, it is text."""
+    said = {"error": "e", "partition": 3, "owner": "rocket-42-0a\x1b", "host": "rocket", "process": 42}
+
+    async def handle(_request: web.Request) -> web.Response:
+        return web.json_response(said, status=404)
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", handle)
+    server = await aiohttp_server(application)
+    url = f"http://127.0.0.1:{server.port}"
+    with pytest.raises(explain.ElsewhereError) as caught:
+        await explain.fetch(url, TOKEN, "AAA")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"AAA is of partition 3, and {url} is not the processor that owns it."
+    assert lines[1] == "  owner  rocket-42-0a? (process 42 on rocket)"
+    assert lines[2].startswith("  ask    on rocket: mdp explain AAA --url http://127.0.0.1:PORT")
+    said |= {"owner": "p1", "host": "p1", "process": None}
+    with pytest.raises(AdminError, match=r"owner  p1 \(p1\)"):
+        await explain.fetch(url, TOKEN, "AAA")
+
+
 def test_the_overview_has_every_number_with_what_it_comes_from() -> None:
     """Inputs of what is computed, the source of the rest, the time; then reference values and trust."""
     text = printed(explain.overview(answer()))
@@ -116,6 +138,9 @@ def test_the_overview_has_every_number_with_what_it_comes_from() -> None:
     ):
         assert part in text
     assert "Halts" not in text, "a feed that has nothing has no table"
+    kept = answer()
+    kept["reference"]["kept_in"] = "Redis"
+    assert "from Redis, adjusted by a split" in printed(explain.overview(kept))
 
 
 def test_one_field_is_shown_with_its_rule_and_all_digits() -> None:

@@ -63,7 +63,7 @@ class Processing:
     def analyzers(self) -> list[dict[str, Any]]:
         return [{"name": "one"}]
 
-    def explain(self, symbol: str) -> dict[str, Any]:
+    async def explain(self, symbol: str) -> dict[str, Any]:
         return {"symbol": symbol}
 
 
@@ -78,7 +78,7 @@ async def test_each_question_goes_to_the_role_that_can_answer_it() -> None:
     asked = controls(Knows("scp"), Knows("processor", Processing()), Knows("listener", listening))
     assert asked.gaps() == [{"gap": 1}]
     assert asked.analyzers() == [{"name": "one"}]
-    assert asked.explain("A") == {"symbol": "A"}
+    assert await asked.explain("A") == {"symbol": "A"}
     assert asked.queues() == {"processor": {"read": 2}, "listener": {"sent": 1}}
     await asked.feed_start()
     await asked.feed_stop()
@@ -100,4 +100,4 @@ async def test_what_no_role_here_knows_is_another_processs() -> None:
     with pytest.raises(NotHereError, match=r"this process is --role wds,processor; .* --role listener"):
         await asked.feed_stop()
     with pytest.raises(NotHereError, match="--role processor"):
-        controls(Knows("wds")).explain("A")
+        await controls(Knows("wds")).explain("A")
