@@ -318,7 +318,7 @@ class StreamReader:
 
     async def _fetch(self, wait_ms: int) -> _Rows:
         streams = self._streams.copy()
-        if not streams:  # the last partition was lost while we asked for the time: XREAD of nothing is an error
+        if not streams:  # the last one was lost while we asked for the time: XREAD of nothing is an error
             return {}
         for partition in self._partitions.values():
             if partition.until_ms < 0:

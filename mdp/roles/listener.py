@@ -193,9 +193,7 @@ class ListenerRole(Role):
         self._announcer.changed()
 
     def _gap_ended(self, gap: Gap) -> None:
-        gap.market_end_ms = (
-            int(self.market_clock.now_ms) or None
-        )  # partitions know better
+        gap.market_end_ms = int(self.market_clock.now_ms) or None  # partitions know better
         self._announcer.changed()
 
     def gaps(self) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def test_market_status_gets_what_one_process_says_of_its_feed() -> None:
     }
     assert lag == 250
     silent = feed_fields(as_read(WORD.fields()) | {b"detail": b""})[0]
-    assert (silent["feed_state"], silent["feed_detail"]) == ("live", ""), "it has said something: nothing more"
+    assert (silent["feed_state"], silent["feed_detail"]) == ("live", ""), "it has said something, no more"
     assert feed_fields(as_read(WORD.fields()) | {b"server_ms": b"0"})[1] is None
 
 

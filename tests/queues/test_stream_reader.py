@@ -249,7 +249,7 @@ async def test_losing_the_last_partition_in_a_round_is_no_failure_of_redis(make:
             reader.remove(partition)
         return await ask()
 
-    reader._client.time = lose  # type: ignore[method-assign]
+    reader._client.time = lose  # type: ignore[method-assign, assignment]
     assert await gather(reader) == []
     assert not list(reader.partitions)
     assert (link.ok, link.failures) == (True, 0)
