@@ -56,6 +56,19 @@ async def test_no_new_word_for_some_seconds_is_silence() -> None:
     assert not await rig.look()
 
 
+async def test_the_feeds_state_is_the_last_word_of_one_who_speaks() -> None:
+    """Down before the first word, and where nobody speaks any more: what was said last is old."""
+    rig = Rig()
+    assert rig.watch.feed_state == "down"
+    rig.redis.said = Announcement(ts=1, id="a", state="live")
+    await rig.look()
+    assert rig.watch.feed_state == "live"
+    await rig.look(20)
+    for _ in range(6):
+        await rig.look()
+    assert rig.watch.feed_state == "down"
+
+
 async def test_a_redis_that_does_not_answer_says_nothing_of_the_listener() -> None:
     """The listener could not speak, either: it gets its time again."""
     rig = Rig()
