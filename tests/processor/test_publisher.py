@@ -272,7 +272,7 @@ async def test_parts_nobody_can_read_cost_themselves_alone(rig: Rig, place: Plac
 
 
 async def test_a_publisher_steps_aside_for_a_newer_version_that_lives(rig: Rig, place: Place) -> None:
-    """Unreadable parts that change are of a processor that could publish all; those that lie there are not."""
+    """Unreadable parts that change are of one who could publish all; those that lie there are not."""
     busy(rig, 2)
     await rig.turn()
     key = "mdp:parts:{scanners:top_volume}"
