@@ -1,1 +1,1 @@
-"""The failure matrix: every role and Redis killed, frozen and cut off while clients read (`docs/failures.md`)."""
+"""The failure matrix: every role and Redis killed, frozen and cut off (`docs/failures.md`)."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.failures import report
 from tests.failures.cases import CASES, Case
 from tests.failures.stage import Outcome, staged
 
@@ -62,8 +63,8 @@ def _show(case: Case, outcome: Outcome, name: str, results: Path) -> None:
     print(f"{'FAIL' if problems else 'ok  '} {case.name}: {'; '.join(problems)}", flush=True)
     print(
         f"     boards {outcome.boards_s:.1f} s, quotes {outcome.quotes_s:.1f} s, fresh {outcome.fresh_s}; "
-        f"{outcome.accounting}; unknown {outcome.unknown}; alerts {outcome.alerts}, missing {outcome.missing}, "
-        f"extra {outcome.extra}; notes {outcome.notes}; connections {outcome.connections}",
+        f"{outcome.accounting}; unknown {outcome.unknown}; alerts {outcome.alerts}, "
+        f"missing {outcome.missing}, extra {outcome.extra}; notes {outcome.notes}; connections {outcome.connections}",
         flush=True,
     )
     for detail in outcome.details[:6]:
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--results", type=Path, default=Path("var/failures.json"), help="is added to")
     parser.add_argument("--logs", type=Path, default=None, help="folder for the processes' logs")
+    parser.add_argument("--write-only", action="store_true", help="the page, out of earlier results")
     given = parser.parse_args()
     unknown = [name for name in given.cases if name not in CASES]
     if unknown:
@@ -84,7 +86,10 @@ def main() -> None:
     logs = given.logs or Path(tempfile.mkdtemp(prefix="mdp-failures-"))
     logs.mkdir(parents=True, exist_ok=True)
     print(f"logs: {logs}", flush=True)
-    asyncio.run(play(given.cases or list(CASES), given.results, logs))
+    if not given.write_only:
+        asyncio.run(play(given.cases or list(CASES), given.results, logs))
+    if given.write_only or not given.cases:
+        report.write(msgspec.json.decode(given.results.read_bytes(), type=dict[str, Outcome]))
 
 
 if __name__ == "__main__":

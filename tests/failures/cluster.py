@@ -74,7 +74,8 @@ class Role:
         """Wait until it says so; its ports are known then."""
         until = time.monotonic() + _PATIENCE_SECONDS
         while '"event": "started"' not in (text := self.log.read_text(errors="replace")):
-            assert self.alive and time.monotonic() < until, f"{self.name}: {text[-2_000:]}"
+            if not self.alive or time.monotonic() > until:
+                raise AssertionError(f"{self.name}: {text[-2_000:]}")
             await asyncio.sleep(0.1)
         for line in text.splitlines():
             if line.startswith("{") and (entry := json.loads(line)).get("event") == "listening":
@@ -88,7 +89,7 @@ class Role:
     async def gone(self) -> float:
         """Wait for its end; returns for how many seconds that took."""
         began = time.monotonic()
-        while self.alive:
+        while self.alive:  # noqa: ASYNC110  a process has no event
             await asyncio.sleep(0.02)
         return time.monotonic() - began
 
@@ -299,7 +300,7 @@ class Cluster:
 
     async def _start_simulator(self) -> None:
         with (self.folder / "simulator.log").open("wb") as out:
-            self._simulator = subprocess.Popen(
+            self._simulator = subprocess.Popen(  # noqa: ASYNC220  that takes milliseconds
                 [sys.executable, *_MDP, *self._arguments],
                 cwd=self.folder,
                 env=_clean_environment(),
@@ -312,7 +313,8 @@ class Cluster:
             with contextlib.suppress(OSError):
                 await self.stats()
                 return
-            assert self._simulator.poll() is None and time.monotonic() < until, "no simulator"
+            if self._simulator.poll() is not None or time.monotonic() > until:
+                raise AssertionError("no simulator")
             await asyncio.sleep(0.1)
 
     def _environment(self, name: str) -> dict[str, str]:

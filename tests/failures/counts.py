@@ -68,7 +68,7 @@ def _listener(answer: dict[str, Any]) -> dict[str, int]:
         "dropped by the listener": streams["dropped"],
         "expired in the listener": streams["expired"],
         "refused to the listener": streams["lost"] + streams["unwritable"],
-        "waiting": streams["waiting"],
+        "left with a listener": streams["waiting"],
     }
 
 
@@ -84,6 +84,7 @@ LOSSES = (
     "dropped by the listener",
     "expired in the listener",
     "refused to the listener",
+    "left with a listener",  # that lost its lease: nobody may write it any more
     "expired",
     "missed",
     "unreadable",

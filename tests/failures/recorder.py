@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from websockets.asyncio.client import connect
@@ -168,7 +169,7 @@ def delay(seen: Sequence[Seen], bars: Sequence[float], begin: float, end: float)
 def silence(seen: Sequence[Seen], begin: float, end: float) -> float:
     """The longest time without news between two moments, both counted as news."""
     times = [begin, *(one.arrival for one in seen if one.fresh and begin <= one.arrival <= end), end]
-    return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(times))
 
 
 class Recorder:
