@@ -64,7 +64,8 @@ def _show(case: Case, outcome: Outcome, name: str, results: Path) -> None:
     print(
         f"     boards {outcome.boards_s:.1f} s, quotes {outcome.quotes_s:.1f} s, fresh {outcome.fresh_s}; "
         f"{outcome.accounting}; unknown {outcome.unknown}; alerts {outcome.alerts}, "
-        f"missing {outcome.missing}, extra {outcome.extra}; notes {outcome.notes}; connections {outcome.connections}",
+        f"missing {outcome.missing}, extra {outcome.extra}; notes {outcome.notes}; "
+        f"connections {outcome.connections}",
         flush=True,
     )
     for detail in outcome.details[:6]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
+from websockets.typing import Subprotocol
 
 EVENT_FEEDS = ("daily_range_hod_alert", "daily_range_lod_alert", "halts")
 _PATIENCE_SECONDS = 4.0  # market:status comes every second: who hears nothing for so long connects again
@@ -129,7 +130,7 @@ class Judge:
                     continue  # the mark stays: what follows must be past it
                 self._fault("value", feed, f"{name} {marks} after {had} at {place} after {before}")
             self._marks[feed, name] = marks
-        fresh = self.data.get(feed) != data
+        fresh: bool = self.data.get(feed) != data
         self.data[feed] = data
         return fresh
 
@@ -235,9 +236,9 @@ class Recorder:
 
     async def _converse(self, url: str) -> None:
         connecting = connect(
-            url, subprotocols=["mdp.v2"], open_timeout=_PATIENCE_SECONDS, close_timeout=0.5, max_size=2**24,
-            ping_interval=None,
-        )  # type: ignore[list-item]  # fmt: skip
+            url, subprotocols=[Subprotocol("mdp.v2")], open_timeout=_PATIENCE_SECONDS, close_timeout=0.5,
+            max_size=2**24, ping_interval=None,
+        )  # fmt: skip
         async with connecting as socket:
             self.connections += 1
             self.judge.joined(self.feeds)

@@ -85,7 +85,7 @@ class Stage:
         self._library_task = asyncio.create_task(self._read_with_library())
         while True:
             self._joined_ms = (await self.cluster.stats())["market_time_ms"]
-            if self._joined_ms > _OPEN_MS + 5_000:
+            if self._joined_ms > _OPEN_MS + 5_000:  # begun after it: alerts cannot be compared
                 break
             await asyncio.sleep(0.5)
         await self._flowing()
@@ -221,8 +221,8 @@ class Stage:
     def _counts(self, key: tuple[Any, ...]) -> bool:
         """Whether client and witness both were there from the beginning."""
         if len(key) == 5:  # an alert; its time is that of its bar, in seconds
-            return key[1] == "regular" and key[4] * 1_000 >= self._joined_ms
-        return bool(key[2]) and key[2] >= self._joined_ms
+            return bool(key[1] == "regular" and key[4] * 1_000 >= self._joined_ms)
+        return bool(key[2] and key[2] >= self._joined_ms)
 
     def _sure(self, key: tuple[Any, ...]) -> bool:
         """Whether an event of a client says nothing of that a more extreme price may have been missed."""
