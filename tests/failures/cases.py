@@ -191,7 +191,7 @@ async def _skewed(stage: Stage) -> None:
 
 
 CASES: dict[str, Case] = {
-    # There is a standby: without Redis for 6 s, the active listener lets it connect, so one connection is opened.
+    # There is a standby: without Redis for 6 s the active listener lets it connect, so one connection opens.
     # What loses nothing comes first: from a loss on, highs are known to be uncertain.
     "nothing": Case(name="nothing happens", act=_nothing, gap_s=6, lossless=True),
     "scanner-kill": Case(name="scanner: kill -9", act=_kill("scanner", _KILL), gap_s=6, lossless=True),
