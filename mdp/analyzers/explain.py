@@ -216,7 +216,11 @@ def _beside(
     at = max(now, start)
     beside = {
         "bar_accumulated_volume": Fact(bar.accumulated_volume, f"wire {kind}.av", start),
-        "volume_before": Fact(state.volume_before, "kept: accumulated before the newest bar", start),
+        "volume_before": Fact(
+            state.volume_before if bar.accumulated_volume is None else None,
+            "kept where bars carry no av: accumulated before the newest bar",
+            start,
+        ),
         "market_time": Fact(now, "market clock", now),
         "regular_session_start": Fact(day.open_ms, "calendar: 09:30 New York time", None),
         "first_open": Fact(

@@ -16,7 +16,7 @@ from mdp.commands.common import Failed, Refused, config_option, load_or_refuse
 if TYPE_CHECKING:
     from mdp.client import WdsClient
 
-_MAX_FEEDS = 50  # each has a connection of its own
+_MAX_FEEDS = 50  # more fit on no terminal
 
 
 def _client_options(command: Callable[..., Any]) -> Callable[..., Any]:
