@@ -377,3 +377,4 @@ def _silence_client_logger() -> None:
     logger = logging.getLogger("WebSocketClient")
     logger.handlers = [logging.NullHandler()]
     logger.propagate = False
+    logger.disabled = True  # a filter of somebody else's could hand its entries on
