@@ -40,6 +40,7 @@ _MAX_NAMES = 100_000  # channels whose feed is remembered
 _START_SECONDS = 2.0
 _LOOK_SECONDS = 0.01
 _MGET = 500  # keys of one command
+_LEFT = 0  # the line of a last message that newer ones may have followed unheard; connections count from 1
 
 
 class RelayCounters(msgspec.Struct):
@@ -208,7 +209,7 @@ class Relay:
         and its owner sends the present value anew.
         """
         known = self._last.get(feed)
-        if known is None:
+        if known is None or known.line == _LEFT:
             return None
         if known.line != self.channels.line and self.channels.up and known.family.hole != "symbol":
             return None
@@ -296,11 +297,19 @@ class Relay:
             self.events.leave(target.family.feed(target.symbol or ""))
 
     def forget(self, target: Target) -> None:
-        """Nobody subscribes to a feed, or to all of a family, any more: messages may be missed from here."""
+        """Nobody subscribes to a feed, or to all of a family, any more: messages may be missed from here.
+
+        The last one of a feed without symbol is kept, as there are few: where Redis refuses writes, messages
+        leave and the key stays as it was, and who comes back must not be told that older value.
+        """
         family = target.family
         if target.symbol is not None or not family.hole:
+            feed = family.feed(target.symbol or "")
             if not self.bus.covers(family, target.symbol or ""):
-                self._last.pop(family.feed(target.symbol or ""), None)
+                if family.hole == "symbol":
+                    self._last.pop(feed, None)
+                elif feed in self._last:
+                    self._last[feed].line = _LEFT
             return
         self.cache.drop(family)
         covers = self.bus.covers

@@ -458,6 +458,51 @@ async def test_a_symbol_does_not_go_back_after_an_outage(
         assert entry.value == "newer"
 
 
+async def test_a_board_does_not_go_back_for_who_left_where_writes_were_refused(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """Messages left, the key stayed behind them: who comes back is told the message, and what follows it."""
+    async with relay_to(redis_server) as relay:
+        subscription = relay.bus.subscribe(BOARD, Heard().append)
+        await relay.cache.get(BOARD)
+        await publisher.publish(BOARD, ["kept"], seq=8)
+        await publisher.publish(BOARD, ["refused"], seq=12, keep=False)
+        await eventually(lambda: relay.bus.place(BOARD)[1] == 12)
+        subscription.close()
+        heard = Heard()
+        relay.bus.subscribe(BOARD, heard.append)
+        entry = await relay.cache.get(BOARD)
+        assert entry is not None
+        assert (entry.value, entry.seq) == (["refused"], 12)
+        await publisher.publish(BOARD, ["next"], seq=13)
+        await eventually(lambda: heard.values() == [["next"]])
+
+
+async def test_a_board_that_was_left_is_as_new_as_its_key(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """What was published while nobody subscribed is told to who comes back, not what was heard last."""
+    async with relay_to(redis_server) as relay:
+        subscription = relay.bus.subscribe(BOARD, Heard().append)
+        await relay.cache.get(BOARD)
+        await publisher.publish(BOARD, ["heard"])
+        await eventually(lambda: relay.bus.place(BOARD)[1] == 1)
+        subscription.close()
+        await eventually(lambda: not subscribed_at(redis_server))
+        await publisher.publish(BOARD, ["unheard"])
+        relay.bus.subscribe(BOARD, Heard().append)
+        entry = await relay.cache.get(BOARD)
+        assert entry is not None
+        assert (entry.value, entry.seq) == (["unheard"], 2)
+
+
+def subscribed_at(server: RedisServer) -> list[bytes]:
+    """What is subscribed of the bus."""
+    with server.client() as client:
+        found: list[bytes] = client.pubsub_channels("mdp:bus:*")
+        return found
+
+
 async def test_a_redis_that_does_not_answer_is_given_up_and_found_again(
     redis_server: RedisServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
