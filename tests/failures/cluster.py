@@ -123,7 +123,7 @@ class Role:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(2):
                 status, text = await request("GET", self.ports["metrics"], "/readyz")
-            # A process that was frozen says for a minute that its loop was held: that heals by itself.
+            # One that was frozen twice says for a minute that its loop was held: that heals by itself.
             parts = [] if status == 200 else text["parts"]
             bad = [part for part in parts if not part["ok"] and part["name"] != self._lag_name]
             return str(bad) if bad else ""
