@@ -163,7 +163,10 @@ class RedisServer:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(signal.SIGCONT)
+        if (
+            number != signal.SIGKILL
+        ):  # which ends also who is stopped; thawed first, it would answer what waits
+            process.send_signal(signal.SIGCONT)
         self._frozen = False
         process.send_signal(number)
         try:

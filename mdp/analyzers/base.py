@@ -84,6 +84,7 @@ class Analyzer:
         name: Short name, unique in a process; key of its part of the snapshot.
         queues: Names of the queues (`mdp.events`) whose batches it takes.
         flush_seconds: How often `flush` is called (monotonic clock); 0: never.
+        flush_turns: How many calls of `flush` in a row publish all there is.
         flush_on_tick: `flush` is called whenever the fan-out is about to send, so that what leaves is the
             newest and nothing is published that the next value would replace unsent.
     """
@@ -91,6 +92,7 @@ class Analyzer:
     name: ClassVar[str] = ""
     queues: ClassVar[tuple[str, ...]] = ()
     flush_seconds: ClassVar[float] = 0.0
+    flush_turns: ClassVar[int] = 1
     flush_on_tick: ClassVar[bool] = False
 
     def __init__(self, market: Market, out: Output) -> None:

@@ -55,6 +55,7 @@ class Leaderboards(Analyzer):
     name: ClassVar[str] = "leaderboards"
     queues: ClassVar[tuple[str, ...]] = (AGGREGATES,)
     flush_seconds: ClassVar[float] = 1.0 / 7.0  # a board a turn, so not all in the same step
+    flush_turns: ClassVar[int] = 7
 
     def __init__(self, market: Market, out: Output) -> None:
         super().__init__(market, out)

@@ -16,7 +16,7 @@ from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_scripts import PARTS
 from mdp.cache.tasks import Background
-from mdp.feeds import Family
+from mdp.feeds import MARKET_STATUS, Family
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
@@ -101,7 +101,8 @@ class PartsWriter(Background):
             if not output.refused and not output.silent and output.valid():
                 for feed in output.parts:
                     feeds.setdefault(feed, []).append(output)
-        for feed, all_owners in feeds.items():
+        # The status last: it says that the parts of the holder before are over (`Contributors.admit`).
+        for feed, all_owners in sorted(feeds.items(), key=lambda one: one[0] == MARKET_STATUS.name):
             owners = [one for one in all_owners if feed in one.parts]  # a lease may have gone meanwhile
             if not owners:
                 continue

@@ -22,25 +22,34 @@ class Flushers:
 
     Attributes:
         paused: Nothing is begun meanwhile, and `gather` does nothing: the state must not move.
+        told: Each of those analyzers has published all that it had at the start, with `start(at_once=True)`.
     """
 
     def __init__(
         self, engine: Engine, observe: Callable[[str, float], None] = lambda _name, _seconds: None
     ) -> None:
         self.paused = False
+        self.told = False
         self.tasks: list[asyncio.Task[None]] = []
         self._engine = engine
         self._observe = observe
         self._on_tick: list[Guard] = []
         self._running = 0  # flushes between their first step and their last
+        self._untold = 0  # analyzers that have yet to say what they had at the start
 
-    def start(self) -> None:
-        """Begin; before, `gather` finds nothing either."""
+    def start(self, *, at_once: bool = False) -> None:
+        """Begin; before, `gather` finds nothing either.
+
+        Args:
+            at_once: The first flush is now instead of after each analyzer's seconds, and of all it has.
+        """
         self._on_tick = [guard for guard in self._engine.guards if guard.analyzer.flush_on_tick]
+        paced = [guard for guard in self._engine.guards if guard.analyzer.flush_seconds > 0]
+        self._untold = len(paced)
+        self.told = at_once and not paced
         self.tasks = [
-            asyncio.create_task(self._flush(guard), name=f"flush-{guard.name}")
-            for guard in self._engine.guards
-            if guard.analyzer.flush_seconds > 0
+            asyncio.create_task(self._flush(guard, at_once=at_once), name=f"flush-{guard.name}")
+            for guard in paced
         ]
 
     async def pause(self) -> None:
@@ -55,12 +64,20 @@ class Flushers:
             for guard in self._on_tick:
                 await self._flush_once(guard)
 
-    async def _flush(self, guard: Guard) -> None:
+    async def _flush(self, guard: Guard, *, at_once: bool) -> None:
+        if at_once:
+            for _ in range(guard.analyzer.flush_turns):
+                await self._flush_unpaused(guard)
+            self._untold -= 1
+            self.told = not self._untold
         while True:
             await asyncio.sleep(guard.analyzer.flush_seconds)
-            while self.paused:  # noqa: ASYNC110  for a few ms
-                await asyncio.sleep(0.005)
-            await self._flush_once(guard)
+            await self._flush_unpaused(guard)
+
+    async def _flush_unpaused(self, guard: Guard) -> None:
+        while self.paused:  # noqa: ASYNC110  for a few ms
+            await asyncio.sleep(0.005)
+        await self._flush_once(guard)
 
     async def _flush_once(self, guard: Guard) -> None:
         self._running += 1

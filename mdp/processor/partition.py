@@ -79,6 +79,7 @@ class Partition:
             gather=self._flushers.gather,
             events=lambda: self.total,
             warming_up=lambda: not self.live,
+            told=lambda: self._flushers.told,
         )
 
     @property
@@ -186,7 +187,7 @@ class Partition:
             new = await self.out.resume(self.first_ms or now_ms)
             if not self.gone and not self.out.output.refused:
                 self.live = True
-                self._flushers.start()
+                self._flushers.start(at_once=True)
         finally:
             await self.free()
         return new

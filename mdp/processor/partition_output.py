@@ -68,6 +68,7 @@ class PartitionOutput:
         gather: Callable[[], Awaitable[None]],
         events: Callable[[], int],
         warming_up: Callable[[], bool],
+        told: Callable[[], bool] = lambda: True,
     ) -> None:
         """Let values of the engine's market be written.
 
@@ -76,6 +77,8 @@ class PartitionOutput:
             gather: Lets its analyzers publish what they keep for the next turn (`Processor.gather`).
             events: That it has processed so far.
             warming_up: Whether reference values are still on their way.
+            told: Whether the analyzers have said once what they contribute to feeds of the whole market. Only
+                then the status is said: by it the publisher knows that a predecessor's parts are over.
         """
         market, output = engine.market, self.output
         analyzers = [guard.analyzer for guard in engine.guards]
@@ -90,6 +93,8 @@ class PartitionOutput:
                 board.limit(family, rows)
 
         def pulse() -> None:
+            if not told():
+                return
             now, processed = self._clock(), events()
             before, had = self._before
             self._before = (now, processed)
@@ -102,11 +107,11 @@ class PartitionOutput:
                 "symbols": len(market.symbols),
                 "warming_up": warming_up(),
             }
-            output.publish(MARKET_STATUS, "", status)
             active = any(analyzer.active for analyzer in halts)
             if halts and (active or self._halts_told):  # prices and times of its rows move
                 self._halts_told = active
                 output.publish(HALTS_ACTIVE, "", output.providers[HALTS_ACTIVE.name](""))
+            output.publish(MARKET_STATUS, "", status)
 
         output.limits = limit
         output.pulse = pulse

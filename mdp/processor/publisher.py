@@ -59,16 +59,20 @@ class Contributors:
 
     def __init__(self, clock: Callable[[], float], expected: Iterable[str] = ()) -> None:
         self._clock = clock
-        self._epochs: dict[str, int] = {}
+        self._epochs: dict[tuple[str, str], int] = {}  # (feed, name) -> the highest
         #: name -> (epoch, number), when it was new
         self._seen: dict[str, tuple[tuple[int, int], float]] = dict.fromkeys(expected, ((0, 0), clock()))
 
-    def admit(self, name: str, part: Part) -> bool:
-        """Whether a part is of the highest epoch known of its partition."""
-        known = self._epochs.get(name, 0)
-        if part.epoch < known:
+    def admit(self, feed: str, name: str, part: Part) -> bool:
+        """Whether a part is of the highest epoch known of its feed, and of the partition's status or later.
+
+        A new owner says its status after everything else; up to then what its predecessor said of a feed
+        counts, unless the new one has said something of that feed itself.
+        """
+        epochs = self._epochs
+        if part.epoch < max(epochs.get((feed, name), 0), epochs.get((MARKET_STATUS.name, name), 0)):
             return False
-        self._epochs[name] = part.epoch
+        epochs[feed, name] = part.epoch
         return True
 
     def note(self, name: str, part: Part) -> None:
@@ -291,7 +295,7 @@ class Publisher(Background):
             except ValueError as error:
                 self._refuse("broken", partition=name, error=str(error))
                 continue
-            if not self._contributors.admit(name, part):
+            if not self._contributors.admit(feed, name, part):
                 self._refuse("epoch", partition=name, epoch=part.epoch)
                 continue
             parts[name] = part

@@ -79,3 +79,40 @@ async def test_nothing_is_gathered_during_a_pause() -> None:
     flushers.paused = False
     await flushers.gather()
     assert analyzer.steps == ["begin", "end"]
+
+
+class Turns(Steps):
+    """Says what it has in three turns, and then nothing for an hour."""
+
+    name: ClassVar[str] = "turns"
+    flush_seconds: ClassVar[float] = 3_600.0
+    flush_turns: ClassVar[int] = 3
+
+
+async def test_what_is_there_at_the_start_is_told_at_once_where_that_is_asked_for() -> None:
+    """All its turns, without waiting for the analyzer's pace; told when the last one is through."""
+    flushers, analyzer = made(Turns)
+    assert not flushers.told
+    flushers.start(at_once=True)
+    assert not flushers.told
+    await until(lambda: flushers.told)
+    assert analyzer.steps == ["begin", "end"] * 3
+    for task in flushers.tasks:
+        task.cancel()
+
+
+async def test_otherwise_the_first_flush_is_at_the_analyzers_pace() -> None:
+    """Nothing comes before its seconds are over."""
+    flushers, analyzer = made(Turns)
+    flushers.start()
+    await asyncio.sleep(0.01)
+    assert analyzer.steps == []
+    for task in flushers.tasks:
+        task.cancel()
+
+
+async def test_where_nobody_has_a_pace_all_is_told_from_the_start() -> None:
+    """There is nothing to wait for."""
+    flushers, _ = made(OnTick)
+    flushers.start(at_once=True)
+    assert flushers.told

@@ -387,8 +387,20 @@ def test_signs_of_life_are_judged_by_the_own_clock() -> None:
     contributors.note("a", Part(1, 5, None))
     contributors.note("b", Part(2, 1, None))
     assert contributors.stale() == ["a"]
-    assert contributors.admit("b", Part(2, 1, None))
-    assert not contributors.admit("b", Part(1, 9, None))
+
+
+def test_a_predecessors_part_counts_until_its_successor_has_said_all() -> None:
+    """Of a feed that the new owner has not spoken of; from its status on, which comes last, nothing does."""
+    contributors = Contributors(lambda: 0.0)
+    old, new = Part(1, 9, None), Part(2, 1, None)
+    assert contributors.admit("market:status", "b", old)
+    assert contributors.admit("one", "b", new)
+    assert not contributors.admit("one", "b", old)
+    assert contributors.admit("other", "b", old)
+    assert contributors.admit("market:status", "b", new)
+    assert not contributors.admit("other", "b", old)
+    assert contributors.admit("other", "another", old)
+    assert contributors.admit("other", "b", new)
 
 
 async def test_the_stage_publishes_by_itself(rig: Rig, place: Place) -> None:
