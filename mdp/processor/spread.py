@@ -3,6 +3,10 @@
 There is nobody who assigns. A processor that holds less than its share (`mdp.cache.members.share`) takes what
 is free; one that holds more, because another joined, finishes some and releases them. The control channel
 says so at once; without it a timer finds out a second later.
+
+A Redis that came back empty knows no member and no partition: whoever is back first would take all, those too
+whose state another has in memory alone. So a partition that such a Redis never saw is left, for as long as a
+lease lasts, to who had it last.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ _REST_SECONDS = 5.0  # before a partition is taken again that could not be worke
 _LEAST_SECONDS = 0.05
 _FINISH_SECONDS = 0.9  # for all partitions together when the process stops: it has 2 s, for others, too
 _RELEASE_SECONDS = 0.2
+_EXISTS = "return redis.call('EXISTS', KEYS[1])"
 
 
 class Owner(Protocol):
@@ -85,7 +90,8 @@ class Spread:
         self.member = member
         self.members: list[str] = [member]  # as of the last sign of life
         self._control, self._owner, self._clock = control, owner, clock
-        self._renew_seconds = renew_seconds
+        self._client, self._keys = client, keys
+        self._seconds, self._renew_seconds = seconds, renew_seconds
         self._partitions, self._only = partitions, None if only is None else frozenset(only)
         self._members = Members(client, keys.members, member, alive_seconds=seconds)
         wanted = range(partitions) if only is None else sorted(self._only or ())
@@ -110,6 +116,9 @@ class Spread:
         self._taking: dict[int, asyncio.Task[None]] = {}
         self._giving: dict[int, asyncio.Task[None]] = {}
         self._rest_until: dict[int, float] = {}  # partition -> when it may be tried again
+        self._last: set[int] = set()  # partitions that nobody had after us, as far as we know
+        self._new_since: dict[int, float] = {}  # partition -> when Redis was first found not to know it
+        self._settled = False  # whether we have been through a step: who begins finds partitions nobody had
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
@@ -217,13 +226,15 @@ class Spread:
                 if self._only is None:
                     self.members = await self._members.sign()
                 await self._claim()
-            self._failing = False
+            self._failing, self._settled = False, True
         except REDIS_ERRORS as exc:
             if not self._failing:
                 self._failing = True
                 log.warning("partitions_redis_failed", error=type(exc).__name__)
-        for lease in self.leases.values():
+        for p, lease in self.leases.items():
             lease.look()
+            if not lease.epoch and lease.free_in_seconds:
+                self._last.discard(p)
         working = [p for p in self._order if self.leases[p].epoch and p not in self._giving]
         for p in working[self.target :]:
             self._give(p)
@@ -271,8 +282,19 @@ class Spread:
             lease = self.leases[p]
             if lease.epoch or lease.free_in_seconds or self._rest_until.get(p, 0.0) > now:
                 continue
+            if self._only is None and p not in self._last and await self._may_be_remembered(p):
+                continue
             if await lease.acquire():
+                self._last.add(p)
+                self._new_since.pop(p, None)
                 self._taking[p] = asyncio.create_task(self._take(p, lease), name=f"take-{p}")
+
+    async def _may_be_remembered(self, p: int) -> bool:
+        """Whether another may have a partition's state in memory that Redis lost, and may yet come for it."""
+        if not self._settled or await self._client.eval(_EXISTS, 1, self._keys.epoch(partition_name(p))):
+            self._new_since.pop(p, None)
+            return False
+        return self._clock() - self._new_since.setdefault(p, self._clock()) < self._seconds
 
     async def _take(self, p: int, lease: Lease) -> None:
         try:
@@ -300,6 +322,7 @@ class Spread:
                 await self._owner.give(p)
             except Exception as exc:  # the successor goes on from the checkpoint before
                 log.error("partition_not_finished", partition=p, exc_info=exc)
+            self._last.discard(p)
             await self.leases[p].release()
         finally:
             self._giving.pop(p, None)

@@ -17,8 +17,10 @@ from mdp.cache.keys import Keys
 from mdp.cache.leases import Lease
 from mdp.cache.members import Members, share
 from mdp.cache.redis_link import connect
+from mdp.config import CacheConfig
 from mdp.processor.spread import Spread
 from tests.redis_server import RedisServer
+from tests.tcp_proxy import TcpProxy
 from tests.waiting import eventually
 
 KEYS = Keys("t:")
@@ -91,8 +93,8 @@ async def nodes(server: RedisServer) -> AsyncIterator[Any]:
     clients: list[Redis] = []
     made: list[Node] = []
 
-    async def join(member: str, **settings: Any) -> Node:
-        client = connect(server.config())
+    async def join(member: str, *, port: int = 0, **settings: Any) -> Node:
+        client = connect(CacheConfig(url=f"redis://127.0.0.1:{port}/0") if port else server.config())
         clients.append(client)
         node = Node(client, member, **settings)
         made.append(node)
@@ -200,6 +202,34 @@ async def test_a_processor_without_redis_stops_before_its_leases_end_and_goes_on
 
         await eventually(lambda: spread_out(node))
         assert node.spread.health().ok
+
+
+async def test_a_redis_that_came_back_empty_gives_each_what_it_had(redis_server: RedisServer) -> None:
+    """Whoever is back first leaves the others, while a lease lasts, what only they remember."""
+    times = {**QUICK, "seconds": 4.0, "margin_seconds": 3.6}
+    async with nodes(redis_server) as join, TcpProxy(redis_server.port) as proxy:
+        first, second = await join("a", **times), await join("b", port=proxy.port, **times)
+        await eventually(lambda: spread_out(first, second))
+        had = first.working, second.working
+        proxy.cut()
+        redis_server.restart()
+        await eventually(lambda: first.work.log.count(("take", min(had[0]))) == 2)
+        await eventually(lambda: first.working == had[0] and len(first.spread.members) == 1)
+        proxy.mend()
+        await eventually(lambda: (first.working, second.working) == had and spread_out(first, second))
+        assert not had[1] & {p for what, p in first.work.log[-4:] if what == "take"}
+
+
+async def test_what_an_empty_redis_does_not_know_is_taken_where_nobody_comes_for_it(
+    redis_server: RedisServer,
+) -> None:
+    """When a lease would be over, its last owner counts as gone."""
+    async with nodes(redis_server) as join:
+        first, second = await join("a", **QUICK), await join("b", **QUICK)
+        await eventually(lambda: spread_out(first, second))
+        second.crash()
+        redis_server.restart()
+        await eventually(lambda: spread_out(first))
 
 
 async def test_leases_are_renewed_while_a_partition_takes_long_to_load_or_to_finish(
