@@ -68,7 +68,7 @@ def _listener(answer: dict[str, Any]) -> dict[str, int]:
         "dropped by the listener": streams["dropped"],
         "expired in the listener": streams["expired"],
         "refused to the listener": streams["lost"] + streams["unwritable"],
-        "left with a listener": streams["waiting"],
+        _LEFT: streams["waiting"],
     }
 
 
@@ -79,12 +79,13 @@ def _processor(answer: dict[str, Any]) -> dict[str, int]:
     return {name: int(count) for name, count in found.items()}
 
 
+_LEFT = "left with a listener"  # that lost its lease: nobody may write it any more
 LOSSES = (
     "shed",
     "dropped by the listener",
     "expired in the listener",
     "refused to the listener",
-    "left with a listener",  # that lost its lease: nobody may write it any more
+    _LEFT,
     "expired",
     "missed",
     "unreadable",
@@ -96,6 +97,10 @@ def in_words(before: Counter[str], after: Counter[str]) -> tuple[str, int]:
     since = {name: after[name] - before[name] for name in after | before}
     lost = {name: since[name] for name in LOSSES if since.get(name)}
     unknown = since["sent"] - since.get("processed", 0) - sum(lost.values())
+    if -lost.get(_LEFT, 0) <= unknown < 0:
+        # It got no answer to what was under way; a Redis that was frozen writes that when it wakes up.
+        lost[_LEFT] += unknown
+        unknown = 0
     words = f"{since['sent']:,} sent = {since.get('processed', 0):,} processed"
     words += "".join(f" + {count:,} {name}" for name, count in lost.items())
     return words, unknown

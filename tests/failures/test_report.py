@@ -68,6 +68,16 @@ def test_every_event_is_named() -> None:
     assert in_words(before, after) == ("20 sent = 12 processed + 5 missed", 3)
 
 
+def test_what_a_frozen_redis_wrote_late_is_not_counted_twice() -> None:
+    """A listener without an answer still counts it as its own; more than that is a defect."""
+    after = Counter({"sent": 30, "processed": 22, "left with a listener": 10})
+    assert in_words(Counter(), after) == ("30 sent = 22 processed + 8 left with a listener", 0)
+    after["processed"] = 30
+    assert in_words(Counter(), after)[1] == 0
+    after["processed"] = 31
+    assert in_words(Counter(), after)[1] == -11
+
+
 def test_lateness_is_that_of_a_bar_until_the_next_news() -> None:
     """A symbol without bars is not late; one whose bar was never shown is late until the end."""
     seen = [Seen("quote:A", "state", 1, 1, 0, 5.0, True)]
