@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -125,6 +125,10 @@ class Partition:
         if events:
             self.processed[queue] = self.processed.get(queue, 0) + len(events)
             self._observe(queue, time.perf_counter() - began)
+
+    def go_on(self, cursors: Mapping[str, Cursor]) -> None:
+        """The state is of these places: entries of a later listener than theirs are another's (`_hear`)."""
+        self._listener_epoch = max((cursor.epoch for cursor in cursors.values()), default=0)
 
     def _hear(self, epoch: int) -> None:
         """Before the first entry of another listener: no price of it may be taken for a certain high."""

@@ -164,6 +164,7 @@ class Partitions:
             await self._recall(partition, engine, cursors)
         if saved is not None:
             cursors, one.processed = saved.head.cursors, dict(saved.head.processed)
+            one.go_on(cursors)
             one.lost = {queue: dict(reasons) for queue, reasons in saved.head.lost.items()}
         for ready in self.on_ready:
             ready(partition, engine)

@@ -1,0 +1,35 @@
+"""A partition that is taken over: what it knows of the listener whose entries its state is of."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mdp.processor.partition import Partition
+from mdp.processor.partition_gaps import PartitionGaps
+from mdp.queues.stream_reader import Cursor
+
+
+@pytest.mark.parametrize(("epoch", "marked"), [(7, 0), (8, 1)])
+def test_a_successor_knows_whose_entries_its_state_is_of(epoch: int, marked: int) -> None:
+    """The first entry of a later listener marks the market, also where it is the first that comes here."""
+    gaps = _Gaps()
+    engine: Any = SimpleNamespace(guards=[SimpleNamespace(analyzer=gaps)])
+    one = object.__new__(Partition)
+    one.engine = engine
+    one.go_on({"quotes": Cursor(epoch=6), "aggregates": Cursor(epoch=7)})
+    one._hear(epoch)
+    one._hear(epoch)
+    assert gaps.marks == marked
+
+
+class _Gaps(PartitionGaps):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.marks = 0
+
+    def another_writes(self) -> None:
+        self.marks += 1
