@@ -229,7 +229,7 @@ async def test_what_redis_could_not_take_is_told(redis_server: RedisServer) -> N
         await eventually(lambda: live(process) == PARTITIONS)
         made = role(process)
         output = next(one.out.output for one in made.partitions.working.values())
-        redis_server.freeze()
+        redis_server.kill()
         output._wanted[TRADES.name] = Interest()
         output._wanted[TRADES.name].all = True
         for number in range(7):
@@ -239,5 +239,5 @@ async def test_what_redis_could_not_take_is_told(redis_server: RedisServer) -> N
         await eventually(lambda: controls.queues()["writer"]["dropped"] == 7)
         assert 'mdp_writer_lost_total{reason="dropped"} 7.0' in process.metrics.render().decode()
     finally:
-        redis_server.thaw()
+        redis_server.restart()
         await process.stop()
