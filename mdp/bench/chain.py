@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _SPREAD_SECONDS = 60.0
 _LISTENER_EVERY = 16  # questions to processors, before the listener is asked again what it lost
 
 
-class Platform:
+class Platform(ABC):
     """One side.
 
     Attributes:
@@ -35,21 +36,21 @@ class Platform:
         self.questions = questions
         self.children: dict[str, list[Child]] = {}
 
+    @abstractmethod
     async def settled(self) -> int:
         """Events it is through with since the start, one way or the other."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def processed(self) -> int:
         """Events that analyzers saw, since the start."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def lost(self) -> int:
         """Events that they will never see."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def checks(self, sent: control.Sent) -> list[Check]:
         """What must be equal when nothing moves."""
-        raise NotImplementedError
 
     async def connect(self, clients: int, quotes: int) -> None:
         """So many clients to each of its data services."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any
 
@@ -42,7 +43,7 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
             ended.exception()  # looked at: what ended it is not to be logged as never retrieved
 
 
-class Background:
+class Background(ABC):
     """Base of stages that are one task: subclasses say what it does (`_run`), and their health."""
 
     name: str
@@ -58,5 +59,6 @@ class Background:
         task, self._task = self._task, None
         await end(task)
 
+    @abstractmethod
     async def _run(self) -> None:
-        raise NotImplementedError
+        """What the stage does until it is cancelled."""

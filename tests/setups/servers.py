@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _PATIENCE_SECONDS = 30.0
 _SLOTS = 16_384
 
 
-class Several:
+class Several(ABC):
     """Some servers with one URL. Stop it with `stop`, also after a failure.
 
     Attributes:
@@ -35,9 +36,9 @@ class Several:
         """Of the first."""
         return self.servers[0].port
 
+    @abstractmethod
     def start(self) -> None:
         """Start all, and return once they know each other."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End all of them. Safe to call twice."""
