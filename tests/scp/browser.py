@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.programs import find_program
+from tests.required import find_program
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = find_program(*BROWSERS)

@@ -13,7 +13,7 @@ from mdp.cache.memory import MemoryBus, MemoryCache
 from mdp.config import WdsConfig
 from mdp.feeds import FAMILIES
 from mdp.wds.views import Shown, _change, apply_delta
-from tests.programs import require_program
+from tests.required import require_program
 from tests.scp.browser import BROWSERS
 from tests.scp.stack import Stack, serving
 

@@ -10,7 +10,7 @@ import pytest
 
 from mdp import feeds
 from mdp.config import WdsConfig
-from tests.programs import require_program
+from tests.required import require_program
 from tests.scp.browser import BROWSERS, Page
 from tests.scp.fake_market import BASE_MS, FakeMarket
 from tests.scp.stack import Stack, serving

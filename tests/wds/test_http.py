@@ -20,7 +20,7 @@ from mdp.config import WdsConfig
 from mdp.wds.http import HttpApi, _Rates, accepts
 from mdp.wds.keys import KeyFile, new_key, utc_now
 from mdp.wds.query import ERRORS, Problem
-from tests.programs import require_program
+from tests.required import require_program
 from tests.wds.doubles import Running, running
 from tests.wds.signers import SECRET, hs256
 
