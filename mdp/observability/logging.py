@@ -33,9 +33,10 @@ _LIBRARY_LEVELS: dict[str, int] = {
     "urllib3": logging.WARNING,
 }
 
-# The massive client logs by these names and gives them handlers of its own, on standard output,
-# whenever it is imported. Their entries are handed to the root's handlers instead.
-_DIVERTED = ("WebSocketClient", "RESTClient")
+# The massive package logs by this name too and gives it a handler of its own, on standard output,
+# whenever it is imported. Its entries are handed to the root's handlers instead. (Its WebSocket client's
+# logger is silenced for good by the listener: it repeats what the server says.)
+_DIVERTED = ("RESTClient",)
 
 
 class _ToRoot(logging.Filter):

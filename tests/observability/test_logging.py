@@ -112,10 +112,10 @@ def test_configuring_again_replaces_the_first() -> None:
     assert len(entries(second)) == 2
 
 
-def test_the_official_client_logs_through_the_chain_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """It gives its loggers handlers on standard output; those stay silent, also when it is imported later."""
+def test_the_official_package_logs_through_the_chain_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """It gives its logger a handler on standard output; that stays silent, also when it is imported later."""
     stream = logged(LogConfig(), SECRET)
-    logger = logging.getLogger("WebSocketClient")
+    logger = logging.getLogger("RESTClient")
     own = logging.StreamHandler(sys.stdout)
     logger.addHandler(own)
     try:
