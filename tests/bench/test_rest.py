@@ -7,10 +7,11 @@ import json
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from mdp.bench import rest
-from mdp.bench.rest import Manner
+from mdp.bench.frames import Listing
+from mdp.bench.rest import Answers, Manner
 
 PATHS = ("/v1/marketstatus/now", "/v2/snapshot/locale/us/markets/stocks/tickers", "/nothing/of/that/kind")
 
@@ -54,3 +55,35 @@ async def test_nothing_comes_for_a_while(manner: Manner) -> None:
             await asyncio.wait_for(server.get(PATHS[0]), 0.2)
     finally:
         await server.close()
+
+
+async def test_an_answer_of_the_whole_market_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames leave the same process on time: nothing is encoded for a request of the whole market."""
+    listings = [Listing(f"S{number}", 10.0, 1_000, 10.0, 5_000) for number in range(100)]
+    answers = Answers(listings, lambda: 0.0)
+    request = make_mocked_request("GET", "/")
+
+    def refuse(_body: object) -> bytes:
+        raise AssertionError("encoded while frames are to be sent")
+
+    monkeypatch.setattr(rest, "_encoded", refuse)
+    handlers = (answers.snapshot, answers.grouped, answers.free_float, answers.ratios)
+    bodies = [json.loads(bytes((await handler(request)).body)) for handler in handlers]  # type: ignore[arg-type]
+
+    assert [len(body.get("results") or body["tickers"]) for body in bodies] == [100] * 4
+
+
+async def test_the_float_of_one_symbol_is_asked_for_by_its_name() -> None:
+    """One row, or none where nobody knows the symbol."""
+    answers = Answers(
+        [Listing("A", 10.0, 1_000, 10.0, 5_000), Listing("B", 1.0, 2_000, 1.0, 7_000)], lambda: 0.0
+    )
+
+    async def asked(symbol: str) -> list[dict[str, object]]:
+        answer = await answers.free_float(make_mocked_request("GET", f"/?ticker={symbol}"))
+        assert isinstance(answer.body, bytes)
+        rows: list[dict[str, object]] = json.loads(answer.body)["results"]
+        return rows
+
+    assert [(row["ticker"], row["free_float"]) for row in await asked("B")] == [("B", 7_000)]
+    assert await asked("C") == []
