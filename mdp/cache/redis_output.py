@@ -27,13 +27,21 @@ Key = tuple[Family, str]
 
 
 class OutputCounters(msgspec.Struct):
-    """Of one output. State values are conflated, so more are published than sent."""
+    """Of one output. State values are conflated, so more are published than sent.
+
+    At any time `events + raw = written + raw_sent + dropped + left + waiting`: each event is in one of these.
+    Raw ones that are under way count as sent until Redis says otherwise.
+    """
 
     published: int = 0
     sent: int = 0  # messages about values
     kept: int = 0  # values under plain keys
     events: int = 0  # that lists and streams were to get
+    written: int = 0  # of these, that they have
+    raw: int = 0  # events of symbols' feeds that somebody subscribed to
+    raw_sent: int = 0  # of these
     dropped: int = 0  # events that Redis could not take in time
+    left: int = 0  # events that waited when the lease was another's, or the time to close was over
     refused: int = 0  # answers that a newer owner has written
     unencodable: int = 0  # payloads of an analyzer that are no JSON
     unmergeable: int = 0  # values of the whole market that a part of it cannot know
@@ -155,6 +163,7 @@ class RedisOutput:
             return
         body = self.encoded(value) if self.wanted(family, symbol) else None
         if body is not None:
+            self.counters.raw += 1
             if len(self.raw) >= _MAX_RAW:
                 self.raw.popleft()
                 self.counters.dropped += 1
@@ -172,7 +181,9 @@ class RedisOutput:
         if body is None:
             return
         if self.silent:
-            self.counters.dropped += len(self.replayed) == _MAX_EVENTS  # the oldest makes room
+            if len(self.replayed) == _MAX_EVENTS:  # the oldest makes room
+                self.counters.events += 1
+                self.counters.dropped += 1
             self.replayed.append((family, symbol, self._wall_ms(), body))
         else:
             self.note(family, symbol, self._wall_ms(), body)
@@ -212,6 +223,7 @@ class RedisOutput:
     def written(self, feed: str) -> None:
         """What was under way of an event feed is in Redis."""
         batch = self.batches[feed]
+        self.counters.written += batch.under_way
         for _ in range(batch.under_way):
             batch.items.popleft()
         batch.under_way = 0
@@ -224,6 +236,11 @@ class RedisOutput:
         """Whether somebody subscribes to a feed."""
         interest = self._wanted.get(family.name)
         return interest is not None and (interest.all or symbol in interest.symbols)
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait for Redis."""
+        return len(self.raw) + sum(len(batch.items) for batch in self.batches.values())
 
     @property
     def wants(self) -> bool:
@@ -289,7 +306,11 @@ class RedisOutput:
             self.on_refused()
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Forget what waits, and count its events: who has the lease now finds those of lists in its replay.
+
+        Raw ones are lost. A batch that is under way may be in Redis all the same.
+        """
+        self.counters.left += self.waiting
         for waiting in (self.parts, self.whole, self.values, self.states, self.raw, self.first):
             waiting.clear()
         self.batches.clear()

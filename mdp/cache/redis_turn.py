@@ -61,6 +61,7 @@ class Turn:
         self._states: dict[Key, Any] = {}
         self._values: dict[Key, Any] = {}
         self._raw = 0
+        self._over = False
 
     def __bool__(self) -> bool:
         return bool(self.sets or self.deletions or self.messages)
@@ -96,16 +97,28 @@ class Turn:
             said: Messages left all the same.
         """
         output = self.output
+        if self._over:
+            return
         if not said:
             output.states = {**self._states, **output.states}
+            output.counters.raw_sent -= self._raw
             output.counters.dropped += self._raw
         output.values = {**self._values, **output.values}
+
+    def settle(self, *, refused: bool) -> None:
+        """Redis has taken it, or refused it because the lease is another's: there is nothing to take back."""
+        self._over = True
+        if refused:
+            self.output.counters.raw_sent -= self._raw
+            self.output.counters.left += self._raw
+            self.output.refuse()
 
     async def _take_messages(self) -> None:
         output = self.output
         while output.raw and self._raw < MOST:
             family, symbol, ts, body = output.raw.popleft()
             self._raw += 1
+            output.counters.raw_sent += 1
             self._message(family, symbol, ts, body)
         left = MOST - self._raw
         ts = self._wall_ms()

@@ -131,6 +131,9 @@ class RedisWriter:
             valid=valid,
             on_refused=on_refused,
         )
+        before = self.outputs.get(name)
+        if before is not None:
+            before.clear()
         self.totals()  # counts of those that are gone
         self._opened[id(output)] = output
         self._walks.pop(name, None)
@@ -158,7 +161,8 @@ class RedisWriter:
         with contextlib.suppress(TimeoutError, *REDIS_ERRORS):
             async with asyncio.timeout(seconds):
                 while self._clock() < until and output.valid() and not output.refused:
-                    if not (output.batches or output.whole or output.states or output.values or output.parts):
+                    values = output.whole or output.states or output.values or output.parts
+                    if not (output.waiting or values):
                         break
                     self._kept_at = -1e9
                     await self.flush()
@@ -182,7 +186,7 @@ class RedisWriter:
     @property
     def waiting(self) -> int:
         """Events that wait for Redis."""
-        return sum(len(batch.items) for output in self.outputs.values() for batch in output.batches.values())
+        return sum(output.waiting for output in self.outputs.values())
 
     # As a stage.
 
@@ -310,6 +314,7 @@ class RedisWriter:
 
     async def _say(self, turns: list[Turn]) -> None:
         """Write values and messages of symbols."""
+        said = False
         try:
             if self._cluster:
                 for turn in turns:
@@ -322,12 +327,13 @@ class RedisWriter:
                 args += turn.deletions
                 args += turn.messages
             answers, errors = await VALUES.run(self._widget, [self._keys.fence(FENCE)], args)
-            self._heed(answers, [turn.output for turn in turns])
+            said = True
+            self._heed(answers, turns)
             if errors:
                 raise ResponseError(text(errors[0]))
-        except REDIS_ERRORS as error:
+        except REDIS_ERRORS:
             for turn in turns:
-                turn.take_back(said=isinstance(error, ResponseError))
+                turn.take_back(said=said)
             raise
 
     async def _say_to_cluster(self, turn: Turn) -> None:
@@ -336,7 +342,7 @@ class RedisWriter:
         answers, errors = await ADMIT.run(
             self._widget, [self._keys.fence(f"{FENCE}:{output.name}")], owners([output])
         )
-        self._heed(answers, [output])
+        self._heed(answers, [turn])
         if errors:
             raise ResponseError(text(errors[0]))
         if output.refused or not turn:
@@ -351,6 +357,7 @@ class RedisWriter:
         for at in range(0, len(turn.messages), 2):
             pipe.execute_command("PUBLISH", turn.messages[at], turn.messages[at + 1])
         await pipe.execute()
+        turn.settle(refused=False)
 
     async def _place(self, output: RedisOutput, family: Family, symbol: str, value: Any, body: bytes) -> None:
         """Write a value of the whole market with its place."""
@@ -371,12 +378,12 @@ class RedisWriter:
             output.whole.setdefault((family, symbol), value)
             raise ResponseError(text(errors[0]))
 
-    def _heed(self, answers: list[Any], outputs: list[RedisOutput]) -> None:
+    def _heed(self, answers: list[Any], turns: list[Turn]) -> None:
         """Take what the fence said of each output."""
-        for answer, output in zip(answers, outputs, strict=True):
-            word = text(answer)
+        for answer, turn in zip(answers, turns, strict=True):
+            word, output = text(answer), turn.output
             if word == "old":
-                output.refuse()
+                turn.settle(refused=True)
             else:
                 if word == "new" and output.known:
                     self._incomplete = True  # Redis was restarted empty

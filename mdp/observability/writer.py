@@ -28,6 +28,7 @@ def show_writer(writer: RedisWriter, metrics: Metrics, prefix: str = "mdp_writer
         totals = writer.totals()
         return {
             ("dropped",): float(totals.dropped),
+            ("left",): float(totals.left),
             ("unencodable",): float(totals.unencodable),
             ("unmergeable",): float(totals.unmergeable),
         }
@@ -37,8 +38,8 @@ def show_writer(writer: RedisWriter, metrics: Metrics, prefix: str = "mdp_writer
     )
     metrics.counters(
         f"{prefix}_lost_total",
-        "Events that Redis could not take in time, payloads that are no JSON, and values of the whole "
-        "market that a partition cannot know.",
+        "Events that Redis could not take in time, or that waited when the lease went to another process, "
+        "payloads that are no JSON, and values of the whole market that a partition cannot know.",
         ("reason",),
         lost,
     )

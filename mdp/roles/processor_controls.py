@@ -48,8 +48,9 @@ class ProcessorControls:
 
         These counts belong to partitions and move with them to their next owners. What `reader` says is of
         this process since its start, replays included; `fenced` events came of a listener without a lease.
-        `writer` is of this process, too: what was handed to Redis, what waits, and what was `dropped` because
-        Redis could not take it in time, raw events of a failed turn among them.
+        `writer` is of this process, too: what was handed to Redis, what waits, what was `dropped` because
+        Redis could not take it in time, raw events of a failed turn among them, and what was `left` to wait
+        where a lease was lost; `events + raw = written + raw_sent + dropped + left + waiting`.
         """
         queues: dict[str, dict[str, int]] = {}
 

@@ -16,7 +16,7 @@ from mdp.feeds import (
 )
 from tests.redis_server import RedisServer
 
-from .writer_rig import Hearer, Rig, listed, messages, streamed
+from .writer_rig import Hearer, Rig, listed, messages, streamed, unaccounted
 
 # Events.
 
@@ -90,6 +90,7 @@ async def test_events_wait_for_redis_up_to_a_bound(rig: Rig, redis_server: Redis
     while output.batches:
         await rig.turn()
     assert output.counters.dropped == 300
+    assert (output.counters.written, unaccounted(output)) == (10_000, 0)
     assert [value for _, value in streamed(redis_server, "unknown")] == list(range(300, 10_300))
 
 

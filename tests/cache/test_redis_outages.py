@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from mdp.cache.redis_link import REDIS_ERRORS
+from mdp.cache.redis_scripts import Script
 from mdp.feeds import (
     HALT,
     HALTS,
     QUOTE,
     TOP_VOLUME,
+    TRADES,
 )
 from tests.redis_server import RedisServer
 
-from .writer_rig import Hearer, Rig, Walk, messages, streamed
+from .writer_rig import Hearer, Rig, Walk, messages, streamed, unaccounted
 
 
 async def test_after_an_outage_everything_is_written_again(rig: Rig, redis_server: RedisServer) -> None:
@@ -65,7 +69,7 @@ async def test_an_empty_redis_is_noticed_without_an_error(rig: Rig) -> None:
 
 async def test_a_frozen_redis_costs_a_bounded_wait(redis_server: RedisServer) -> None:
     """A turn ends with an error after the timeout; states are conflated meanwhile."""
-    rig = Rig(redis_server, timeout_seconds=0.5)
+    rig = Rig(redis_server, timeout_seconds=1.5)
     output = rig.partition()
     rig.interest.heard("+quote:AAPL")
     await rig.turn()
@@ -119,19 +123,46 @@ async def test_out_of_memory_messages_still_leave(
     assert messages(hearer) == []  # not told twice
 
 
-async def test_a_read_only_redis_is_an_outage(rig: Rig, redis_server: RedisServer) -> None:
+async def test_a_read_only_redis_is_an_outage(rig: Rig, redis_server: RedisServer, hearer: Hearer) -> None:
     """A replica after a failover refuses writes: nothing is lost that the bounds can hold."""
     output = rig.partition()
+    rig.interest.heard("+quote:AAPL")
     await rig.turn()
     await rig.client.replicaof("127.0.0.1", "1")
+    output.publish(QUOTE, "AAPL", 1)
     output.publish(HALT, "AAPL", 1)
     output.push(HALTS, "", 1)
     rig.time += 1
     with pytest.raises(RedisError):
         await rig.writer.flush()
     assert not rig.writer.health().ok
+    assert [value for *_, value in messages(hearer)] == [1], "messages leave"
     await rig.client.replicaof("NO", "ONE")
     await rig.turn()
     await rig.turn()
+    assert messages(hearer) == []
     assert await rig.client.get("halt:AAPL") == b"1"
     assert streamed(redis_server, "halts") == [(1, 1)]
+
+
+async def test_what_a_redis_that_runs_nothing_was_to_say_waits(
+    rig: Rig, hearer: Hearer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers, and has not run the script (busy, loading): states are said later, raw events are lost."""
+    output = rig.partition()
+    rig.interest.heard("+quote:AAPL")
+    rig.interest.heard("+stocks:trades:AAPL")
+    await rig.turn()
+
+    async def busy(*_: Any) -> Any:
+        raise ResponseError("BUSY")
+
+    monkeypatch.setattr(Script, "run", busy)
+    output.publish(QUOTE, "AAPL", 1)
+    output.publish(TRADES, "AAPL", 1)
+    with pytest.raises(ResponseError):
+        await rig.writer.flush()
+    monkeypatch.undo()
+    assert (output.counters.dropped, unaccounted(output)) == (1, 0)
+    await rig.turn()
+    assert [(feed, value) for feed, _, _, value in messages(hearer)] == [("quote:AAPL", 1)]

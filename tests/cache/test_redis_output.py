@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from mdp.cache.redis_output import RedisOutput
 from mdp.feeds import (
     DAILY_RANGE,
@@ -20,6 +23,8 @@ from mdp.feeds import (
     UNKNOWN,
     Target,
 )
+
+from .writer_rig import unaccounted
 
 
 def output(**options: Any) -> RedisOutput:
@@ -75,6 +80,7 @@ def test_raw_events_wait_up_to_a_bound() -> None:
     assert len(one.raw) == 20_000
     assert one.raw[0][3] == b"10"
     assert one.counters.dropped == 10
+    assert unaccounted(one) == 0
     assert one.values == {(TRADES, "AAPL"): 20_009}
 
 
@@ -87,6 +93,7 @@ def test_events_of_a_feed_wait_up_to_a_bound() -> None:
     assert len(one.batches["unknown"].items) == 10_000
     assert len(one.batches["halts"].items) == 1
     assert (one.counters.events, one.counters.dropped) == (10_002, 1)
+    assert unaccounted(one) == 0
 
 
 def test_a_batch_keeps_its_number_until_it_is_written() -> None:
@@ -137,6 +144,8 @@ def test_a_replay_keeps_its_newest_events() -> None:
     assert len(one.replayed) == 10_000
     assert one.replayed[0][3] == b"5"
     assert not one.batches
+    assert one.counters.dropped == 5
+    assert unaccounted(one) == 0
 
 
 def test_a_packer_that_fails_costs_that_part_alone() -> None:
@@ -175,3 +184,39 @@ def test_what_redis_forgot_is_contributed_again() -> None:
     one.forgotten()
     assert one.parts == {TOP_VOLUME.name: b"new", TTA_ALL.name: b"all"}
     assert one.generation == generation + 1
+
+
+@given(
+    st.lists(
+        st.sampled_from(["event", "other", "raw", "unwanted", "send", "written", "clear", "refuse"]),
+        max_size=60,
+    )
+)
+def test_each_event_is_in_one_count(steps: list[str]) -> None:
+    """Written, sent, dropped, left behind or waiting: whatever is lost, and whenever."""
+    one = output()
+    one.want(Target(TRADES, None), True)
+    noted = 0
+    for n, step in enumerate(steps):
+        if step in ("event", "other"):
+            one.push(HALTS if step == "event" else UNKNOWN, "", n)
+            noted += 1
+        elif step == "raw":
+            one.publish(TRADES, "AAPL", n)
+            noted += 1
+        elif step == "unwanted":
+            one.publish(LULD, "AAPL", n)
+        elif step == "send":
+            for batch in one.batches.values():
+                batch.under_way = max(1, len(batch.items) - 1)
+        elif step == "written":
+            for feed, batch in list(one.batches.items()):
+                if batch.under_way:
+                    one.written(feed)
+        elif step == "clear":
+            one.clear()
+            assert one.waiting == 0
+        else:
+            one.refuse()
+    assert one.counters.events + one.counters.raw == noted
+    assert unaccounted(one) == 0

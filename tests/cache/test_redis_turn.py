@@ -11,6 +11,8 @@ from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_turn import MOST, Pace, Turn
 from mdp.feeds import HALT, QUOTE, TRADES, Family, Target
 
+from .writer_rig import unaccounted
+
 
 class Clock:
     """Moves a millisecond whenever somebody looks."""
@@ -86,6 +88,29 @@ async def test_what_redis_did_not_take_waits_unless_something_newer_does() -> No
         turn.take_back(said=said)
         assert output.states == ({(QUOTE, "AAA"): 2} if said else {(QUOTE, "AAA"): 2, (QUOTE, "BBB"): 1})
         assert output.values[HALT, "AAA"] == 1
+
+
+async def test_raw_events_are_counted_by_what_became_of_them() -> None:
+    """Sent, lost with Redis, or left where the lease is another's; a turn that is over takes nothing back."""
+    for fate in ("sent", "lost", "said", "refused"):
+        output = wanted(TRADES)
+        for n in range(3):
+            output.publish(TRADES, "AAPL", n)
+        turn = made(output, Pace(Clock()))
+        assert (output.waiting, output.counters.raw_sent) == (3, 0)
+        await turn.fill(None, 0.02, keep=False)
+        assert (output.waiting, unaccounted(output)) == (0, 0)
+        if fate in ("sent", "refused"):
+            turn.settle(refused=fate == "refused")
+            turn.take_back(said=False)  # another output's part failed
+        else:
+            turn.take_back(said=fate == "said")
+        counts = output.counters
+        lost = {"lost": (3, 0), "refused": (0, 3)}.get(fate, (0, 0))
+        assert (counts.dropped, counts.left) == lost
+        assert counts.raw_sent == 3 - sum(lost)
+        assert unaccounted(output) == 0
+        assert output.refused == (fate == "refused")
 
 
 async def test_a_turn_without_anything_to_say_is_none() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mdp.cache.redis_output import RedisOutput
 from mdp.feeds import (
     AGG,
     HALT,
@@ -20,7 +21,7 @@ from mdp.feeds import (
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 
-from .writer_rig import WALL_MS, Hearer, Rig, Values, Walk, messages, streamed
+from .writer_rig import WALL_MS, Hearer, Rig, Values, Walk, messages, streamed, unaccounted
 
 # Values and messages of symbols.
 
@@ -310,6 +311,57 @@ async def test_what_waits_is_written_before_an_output_is_closed(rig: Rig) -> Non
     assert await rig.client.xlen("mdp:events:{daily_range_lod_alert}") == 1_200
     assert await rig.client.exists("halt:AAPL") == 1
     assert rig.writer.outputs == {}
+    assert (output.counters.written, output.counters.left) == (1_200, 0)
+
+
+async def test_raw_events_leave_before_an_output_is_closed(rig: Rig, hearer: Hearer) -> None:
+    """Also where nothing else waits."""
+    rig.interest.heard("+stocks:trades:AAPL")
+    output = rig.partition()
+    await rig.turn()
+    for n in range(3):
+        output.publish(TRADES, "AAPL", n)
+    output.values.clear()
+    await rig.writer.close(output)
+    assert [value for *_, value in messages(hearer)] == [0, 1, 2]
+    assert (output.counters.raw_sent, output.counters.left, unaccounted(output)) == (3, 0, 0)
+
+
+async def test_what_waits_where_a_lease_is_lost_is_counted(rig: Rig, hearer: Hearer) -> None:
+    """Of lists and raw: at a close without a lease, refused by the fence, replaced under a new lease."""
+    rig.interest.heard("+stocks:trades:AAPL")
+    opened = []
+
+    def busy(epoch: int, **options: Any) -> RedisOutput:
+        output = rig.partition(epoch=epoch, **options)
+        opened.append(output)
+        for n in range(2):
+            output.publish(TRADES, "AAPL", n)
+        for n in range(3):
+            output.push(HALTS, "", n)
+        return output
+
+    lost = busy(5, valid=lambda: False)
+    await rig.writer.close(lost)
+    assert (lost.counters.left, rig.writer.waiting) == (5, 0)
+    other = rig.partition(epoch=9)
+    other.publish(HALT, "AAPL", 1)
+    other.push(HALTS, "", "x")
+    await rig.turn()
+    refused = busy(6)
+    rig.time += 1
+    await rig.writer.flush()
+    assert refused.refused
+    assert (refused.counters.left, refused.counters.raw_sent, refused.counters.written) == (5, 0, 0)
+    assert messages(hearer) == []
+    replaced = busy(7)
+    opened += [rig.partition(epoch=10), other]
+    assert replaced.counters.left == 5
+    for output in opened:
+        assert unaccounted(output) == 0
+    totals = rig.writer.totals()
+    assert (totals.events, totals.raw) == (10, 6)
+    assert (totals.written, totals.raw_sent, totals.dropped, totals.left) == (1, 0, 0, 15)
 
 
 async def test_closing_does_not_wait_for_a_redis_that_is_gone(rig: Rig, redis_server: RedisServer) -> None:
@@ -319,6 +371,7 @@ async def test_closing_does_not_wait_for_a_redis_that_is_gone(rig: Rig, redis_se
     redis_server.kill()
     await rig.writer.close(output, 0.2)
     assert rig.writer.outputs == {}
+    assert (output.counters.left, unaccounted(output)) == (1, 0)
 
 
 async def test_the_stage_writes_by_itself(redis_server: RedisServer) -> None:

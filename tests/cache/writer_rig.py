@@ -73,6 +73,16 @@ class Rig:
         await self.client.aclose()
 
 
+def unaccounted(*outputs: RedisOutput) -> int:
+    """Events that are in none of the terms of `OutputCounters`, or in two (negative)."""
+    missing = 0
+    for output in outputs:
+        counts = output.counters
+        known = counts.written + counts.raw_sent + counts.dropped + counts.left + output.waiting
+        missing += counts.events + counts.raw - known
+    return missing
+
+
 class Hearer:
     """What is heard on channels."""
 
@@ -81,12 +91,13 @@ class Hearer:
         self._pubsub = self._client.pubsub()
         self._pubsub.psubscribe(*patterns)
         for _ in patterns:
-            self._pubsub.get_message(timeout=5)
+            self._pubsub.get_message(timeout=30)
 
     def heard(self) -> list[tuple[str, bytes]]:
         """(channel, message) since the last call."""
         found = []
-        while (message := self._pubsub.get_message(timeout=0.05)) is not None:
+        self._pubsub.ping("all")  # its answer comes after everything that was published before
+        while (message := self._pubsub.get_message(timeout=30))["type"] != "pong":
             if message["type"] == "pmessage":
                 found.append((message["channel"].decode(), message["data"]))
         return found
