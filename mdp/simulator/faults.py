@@ -1,10 +1,11 @@
 """Faults on command: what can go wrong at the provider, switched on by name.
 
-Four kinds, told apart by what their value means:
+Told apart by what their value means:
 
 - on connecting: how many of the next connections are hit; -1 is all of them until cleared
 - actions on a connection that has subscribed: after how many seconds; 0 is now
 - `stall`: for how many seconds no data is sent; -1 until cleared
+- `pause`: true: the simulated market stands still until cleared, its time, too: there is nothing to miss
 - in the data: the part of the events concerned that are hit, above 0 up to 1
 
 Malformed and unknown events are added to the good ones and replace none, so that what a client
@@ -23,6 +24,7 @@ import msgspec
 ON_CONNECT = frozenset({"http_401", "http_403", "hang_auth", "auth_failed", "max_connections"})
 ACTIONS = frozenset({"evict", "slow_consumer", "abrupt_close", "clean_close"})
 STALL = "stall"
+PAUSE = "pause"
 IN_DATA = frozenset(
     {
         "late_bars",
@@ -37,7 +39,7 @@ IN_DATA = frozenset(
         "truncated_frames",
     }
 )
-FAULTS = ON_CONNECT | ACTIONS | IN_DATA | {STALL}
+FAULTS = ON_CONNECT | ACTIONS | IN_DATA | {STALL, PAUSE}
 
 MALFORMED = "malformed"  # the name under which malformed events are counted as sent
 TRUNCATED = "truncated"  # marks an event that goes out as a cut-off frame of its own
@@ -45,6 +47,7 @@ UNKNOWN_EV = "XT"
 
 _DEFAULTS = dict.fromkeys(ON_CONNECT, 1.0) | dict.fromkeys(ACTIONS, 0.0) | dict.fromkeys(IN_DATA, 0.01)
 _DEFAULTS[STALL] = -1.0
+_DEFAULTS[PAUSE] = 1.0
 LATE_STEPS = 100  # a late bar is held back for that many publications (5 s of the simulated market)
 _MAX_HELD = 100_000
 
@@ -102,6 +105,7 @@ class Faults:
         self._held: deque[tuple[int, tuple[str, str, str]]] = deque()  # late bars: due publication, event
         self._publications = 0
         self.stall_seconds = 0.0  # 0: none, -1: until cleared; read and reset by the server
+        self.paused = False  # read by the market's feed
         for name, value in (faults or {}).items():
             self.set(name, value)
 
@@ -109,7 +113,8 @@ class Faults:
     def on(self) -> dict[str, float]:
         """What is switched on, by name."""
         stall = {STALL: self.stall_seconds} if self.stall_seconds else {}
-        return {**self._counts, **self._armed, **self._rates, **stall}
+        pause = {PAUSE: 1.0} if self.paused else {}
+        return {**self._counts, **self._armed, **self._rates, **stall, **pause}
 
     @property
     def in_data(self) -> bool:
@@ -126,6 +131,10 @@ class Faults:
         if name == STALL:
             self.stall_seconds = number
             return number
+        if name == PAUSE:
+            self.injected[PAUSE] += bool(number) and not self.paused
+            self.paused = bool(number)
+            return number
         table = self._counts if name in ON_CONNECT else self._armed if name in ACTIONS else self._rates
         if number == -2 or (number == 0 and name not in ACTIONS):
             table.pop(name, None)
@@ -139,6 +148,7 @@ class Faults:
         self._armed.clear()
         self._rates.clear()
         self.stall_seconds = 0.0
+        self.paused = False
 
     def strikes(self, name: str) -> bool:
         """Whether a fault of connecting hits this connection; counts it down and as injected."""

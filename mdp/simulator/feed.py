@@ -15,6 +15,7 @@ from .recording import Line, first_arrival_ns, read_chunks, split_events
 _MAX_BEHIND_SECONDS = 5.0  # a machine that slept does not get all it missed at once
 _CLOSED_LOOP_BYTES = 256 * 1024  # waiting for the slowest reader before "max" pauses
 _FRAMES_BETWEEN_YIELDS = 64
+_PAUSE_SECONDS = 0.02  # between two looks whether a market that stands still may go on
 
 
 class MarketFeed:
@@ -41,6 +42,7 @@ class MarketFeed:
         if not self._speed:
             while True:
                 await hub.subscribed()
+                await self._unpaused(hub)
                 self._step(hub)
                 await hub.room(_CLOSED_LOOP_BYTES)
                 await asyncio.sleep(0)
@@ -51,11 +53,20 @@ class MarketFeed:
             if now < due:
                 await asyncio.sleep(due - now)
                 continue
+            if hub.paused:
+                await self._unpaused(hub)
+                due = self._clock()
+                continue
             if now - due > _MAX_BEHIND_SECONDS:
                 due = now
             self._step(hub)
             due += seconds
             await asyncio.sleep(0)
+
+    @staticmethod
+    async def _unpaused(hub: Hub) -> None:
+        while hub.paused:  # noqa: ASYNC110  rare, and nobody waits for it
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     def _step(self, hub: Hub) -> None:
         events = self.market.advance()

@@ -29,6 +29,11 @@ class Hub:
         self._subscribed.set()
 
     @property
+    def paused(self) -> bool:
+        """Whether the simulated market is to stand still."""
+        return self._faults.paused
+
+    @property
     def corrupting(self) -> bool:
         """Whether faults are to be put into the data."""
         return self._faults.in_data

@@ -50,8 +50,8 @@ def failed(case: Case, why: str) -> Outcome:
     """The outcome of a case that could not be played to its end."""
     return Outcome(
         name=case.name, boards_s=0, quotes_s=0, status_s=0, fresh_s=None, faults={}, notes={}, alerts=0,
-        missing=0, extra=0, false=0, accounting="", unknown=0, connections=0, rss_mb={}, details=[],
-        failed=why[:600] or "failed",
+        missing=0, uncovered=0, extra=0, false=0, accounting="", unknown=0, connections=0, rss_mb={},
+        details=[], failed=why[:600] or "failed",
     )  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def _show(case: Case, outcome: Outcome, name: str, results: Path) -> None:
     print(
         f"     boards {outcome.boards_s:.1f} s, quotes {outcome.quotes_s:.1f} s, fresh {outcome.fresh_s}; "
         f"{outcome.accounting}; unknown {outcome.unknown}; alerts {outcome.alerts}, "
-        f"missing {outcome.missing}, extra {outcome.extra}; notes {outcome.notes}; "
+        f"missing {outcome.missing} ({outcome.uncovered} in no gap), extra {outcome.extra}; "
+        f"notes {outcome.notes}; "
         f"connections {outcome.connections}",
         flush=True,
     )

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,8 @@ class Cluster:
         roles: Which processes there are.
         rate, symbols: Of the simulated market, in events a second.
         start: Its time of day at the start.
+        simulate: Further options of `mdp simulate`, e.g. a recording to play; they win over the others.
+        settings: Of all roles, by environment variable.
     """
 
     def __init__(
@@ -154,6 +156,8 @@ class Cluster:
         rate: float = 1_500.0,
         symbols: int = 200,
         start: str = "2026-03-10T09:29:15",
+        simulate: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.redis = RedisServer(folder)
         self.folder = folder
@@ -163,10 +167,11 @@ class Cluster:
         self._names = roles
         self._proxied = proxied
         self._skews = dict(skews or {})
+        self.settings = dict(settings or {})
         self._simulator: subprocess.Popen[bytes] | None = None
         self._arguments = [
             "simulate", "--port", str(self.sim_port), "--symbols", str(symbols), "--rate", str(rate),
-            "--start", start, "--second-connection", second_connection,
+            "--start", start, "--second-connection", second_connection, *simulate,
         ]  # fmt: skip
 
     async def __aenter__(self) -> Cluster:
@@ -176,7 +181,7 @@ class Cluster:
             for name in self._names:
                 if self._proxied:
                     self.proxies[name] = await TcpProxy(self.redis.port).__aenter__()
-                self.roles[name] = Role(name, self.folder, self._environment(name))
+                self.add(name)
         except BaseException:
             await self.__aexit__()
             raise
@@ -191,6 +196,11 @@ class Cluster:
         for proxy in self.proxies.values():
             await proxy.__aexit__()
         self.redis.stop()
+
+    def add(self, name: str) -> Role:
+        """One more role, or a replica of one; not started."""
+        self.roles[name] = Role(name, self.folder, self._environment(name))
+        return self.roles[name]
 
     async def start(self) -> None:
         """Start all roles, and wait until all of it works."""
@@ -291,12 +301,9 @@ class Cluster:
         answer: dict[str, Any] = (await request("GET", self.sim_port, "/sim/stats"))[1]
         return answer
 
-    async def stall(self, seconds: float) -> None:
-        """No data for so long, to anybody; -1: until told otherwise (0)."""
-        if seconds:
-            await request("POST", self.sim_port, "/sim/faults", {"stall": seconds})
-        else:
-            await request("DELETE", self.sim_port, "/sim/faults")
+    async def pause(self, paused: bool) -> None:
+        """Let the market stand still, or go on. Nothing is missed: REST answers and witness stay the same."""
+        await request("POST", self.sim_port, "/sim/faults", {"pause": paused})
 
     async def _start_simulator(self) -> None:
         with (self.folder / "simulator.log").open("wb") as out:
@@ -327,6 +334,7 @@ class Cluster:
             "MDP_MASSIVE_REST_URL": f"http://127.0.0.1:{self.sim_port}",
             "MDP_MASSIVE_SECURE": "false",
             "MASSIVE_API_KEY": "a-key-nobody-may-see",
+            **self.settings,
         }
         skew = self._skews.get(name)
         if skew:

@@ -19,7 +19,7 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
     """Rows in the order of the cases; those that were not played are named."""
     lines = [
         "| case | boards, s | quotes, s | first board after, s | faults "
-        "| alerts: told, missing, marked, false | events | growth, MB | verdict |",
+        "| alerts: told, missing, of them in no gap, marked, false | events | growth, MB | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, case in CASES.items():
@@ -34,8 +34,8 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
         fresh = "" if one.fresh_s is None else f"{one.fresh_s:.1f}"
         lines.append(
             f"| {case.name} | {one.boards_s:.1f} | {one.quotes_s:.1f} | {fresh} | {faults} "
-            f"| {one.alerts}, {one.missing}, {one.extra}, {one.false} | {one.accounting}{unknown} "
-            f"| {_growth(one):.0f} | {'; '.join(case.problems(one)) or 'as it should be'} |"
+            f"| {one.alerts}, {one.missing}, {one.uncovered}, {one.extra}, {one.false} "
+            f"| {one.accounting}{unknown} | {_growth(one):.0f} | {'; '.join(case.problems(one)) or 'as it should be'} |"
         )
     left = [case.name for name, case in CASES.items() if name not in outcomes]
     if left:

@@ -16,6 +16,7 @@ import msgspec
 from mdp.client import WdsClient
 from tests.failures.cluster import Cluster, faketime_library
 from tests.failures.counts import Books, in_words
+from tests.failures.gaps import Gaps, is_alert
 from tests.failures.recorder import EVENT_FEEDS, Judge, Recorder, identity
 from tests.failures.witness import Witness
 
@@ -40,6 +41,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     notes: dict[str, int]
     alerts: int  # that one process tells of the same market
     missing: int  # of them clients never saw
+    uncovered: int  # of these, in the time of no entry of the gap ledger: lost without a reason
     extra: int  # that one process does not tell, and that say of themselves that they may be wrong
     false: int  # that one process does not tell, and that say nothing
     accounting: str
@@ -64,6 +66,7 @@ class Stage:
         self._library_task: asyncio.Task[None] | None = None
         self._joined_ms = 0
         self._compared: tuple[set[Any], set[Any], int] = (set(), set(), 0)
+        self.gaps = Gaps(cluster)
         self._balance: Counter[str] = Counter()
         self._starved = 0.0
 
@@ -107,7 +110,7 @@ class Stage:
         Raises:
             AssertionError: It does not heal.
         """
-        await self.cluster.stall(0)
+        await self.cluster.pause(False)
         await self._flowing()
         await asyncio.sleep(2.0)
         self.returned = None
@@ -137,6 +140,7 @@ class Stage:
         words, unknown = in_words(balance, self._balance)
         new_extra = extra - compared[1]
         sure = [key for key in new_extra if self._sure(key)]
+        uncovered = sorted(key for key in missing - compared[0] if not self.gaps.cover(key[1:]))
         return Outcome(
             name=name,
             boards_s=max(r.longest(begin, end, board) for r in self.recorders for board in BOARDS),
@@ -147,6 +151,7 @@ class Stage:
             notes=dict(self._sum("notes") - notes),
             alerts=alerts - compared[2],
             missing=len(missing - compared[0]),
+            uncovered=len(uncovered),
             extra=len(new_extra) - len(sure),
             false=len(sure),
             accounting=words,
@@ -159,7 +164,8 @@ class Stage:
                 for recorder, known in zip(self.recorders, told, strict=True)
                 for detail in recorder.judge.details[known:]
             ]
-            + [f"false alert: {key}" for key in sure[:5]],
+            + [f"false alert: {key}" for key in sure[:5]]
+            + [f"missing without a gap: {key}" for key in uncovered[:5]],
         )
 
     # --- parts ---
@@ -206,9 +212,10 @@ class Stage:
 
     async def _rest(self) -> None:
         """Let the market stand still, and count."""
-        await self.cluster.stall(-1)
+        await self.cluster.pause(True)
         await self.books.quiet()
         self._balance = await self.books.balance()
+        await self.gaps.look()
         told = {key: event for key, event in (await self.witness.told()).items() if self._counts(key)}
         missing: set[Any] = set()
         extra: set[Any] = set()
@@ -220,7 +227,7 @@ class Stage:
 
     def _counts(self, key: tuple[Any, ...]) -> bool:
         """Whether client and witness both were there from the beginning."""
-        if len(key) == 5:  # an alert; its time is that of its bar, in seconds
+        if is_alert(key):  # its time is that of its bar, in seconds
             return bool(key[1] == "regular" and key[4] * 1_000 >= self._joined_ms)
         return bool(key[2] and key[2] >= self._joined_ms)
 

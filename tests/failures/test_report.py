@@ -34,6 +34,7 @@ def test_a_good_outcome_has_no_problem() -> None:
         {"quotes_s": 12.1},
         {"boards_s": 12.1},
         {"missing": 1},
+        {"uncovered": 1},
         {"unknown": -1},
         {"connections": 1},
         {"rss_mb": {"wds-a": (80.0, 300.0, 85.0)}},
