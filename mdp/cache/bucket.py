@@ -35,3 +35,10 @@ class TokenBucket:
             return 0.0
         # Never so short that adding it to a clock changes nothing.
         return max((1.0 - self._tokens) / self._per_second, 1e-6)
+
+    def reserve(self, now: float) -> float:
+        """Take the next token, whether it is there or not; returns the seconds until it will be."""
+        wait = self.take(now)
+        if wait:
+            self._tokens -= 1.0
+        return wait

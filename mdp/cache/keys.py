@@ -58,6 +58,8 @@ class Keys:
         self.interest_channel = f"{prefix}mdp:interest"
         #: Hash: the state of the active listener.
         self.listener = f"{prefix}mdp:listener"
+        #: String: when the next request to the provider's REST API may start (us, Redis's clock).
+        self.rest = f"{prefix}mdp:rest"
 
     # --- streams of events, partitions ---
 

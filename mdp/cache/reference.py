@@ -126,6 +126,17 @@ class Reference:
 
     async def stop(self) -> None:
         """Give up what is under way. Safe to call twice, or before `start`."""
+        await self._end_fetching()
+        await self.latecomers.stop()
+        await self.aside.stop()
+        await self._rest.close()
+
+    async def pause(self) -> None:
+        """Leave bulk answers to another process from now on; the day's values stay. `start` goes on."""
+        await self._end_fetching()
+        self._next = None
+
+    async def _end_fetching(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
         tasks = [*self._tasks.values(), *([self._watch] if self._watch is not None else [])]
@@ -133,9 +144,6 @@ class Reference:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.latecomers.stop()
-        await self.aside.stop()
-        await self._rest.close()
 
     def enter(self, day: date) -> None:
         """Another trading day began: from now on its values count, be they there or not.
@@ -159,9 +167,13 @@ class Reference:
         self._tell_unknown()
         log.info("reference_day", day=day.isoformat(), symbols=len(current.rows), complete=current.complete)
 
+    def due(self) -> date | None:
+        """The newest trading day whose values should be there by now; None while nobody tells the time."""
+        return self._days.due()
+
     def look(self) -> None:
         """See which days' values are wanted by now, and have them fetched. Called once a second."""
-        due = self._days.due()
+        due = self.due()
         if due is None:
             return
         day = self._market_day() or due
@@ -270,13 +282,16 @@ class Reference:
             if book is not None and book.rows:
                 yield from book.dump(DUMP_VERSION)
 
-    def load(self, records: list[Any], day: str) -> None:
+    def load(self, records: list[Any], day: str) -> bool:
         """Take back what `dump` gave of trading day `day` and of days after it.
 
         `day` is the market clock's (ISO), empty while it has none: then the day that is due counts.
 
         To be called before `start`; callbacks are called at once. What was complete is not fetched again.
         Records of older days or another version, and what cannot be read, are left alone.
+
+        Returns:
+            Whether some day's values are all there.
         """
         books: list[Warmup] = []
         try:
@@ -298,7 +313,7 @@ class Reference:
                 books.append(book)
         except (ValueError, TypeError, IndexError, msgspec.ValidationError) as exc:
             log.warning("reference_not_restored", error=str(exc))
-            return
+            return False
         for book in books:
             if book.day.isoformat() == day:
                 self._current = book
@@ -308,6 +323,7 @@ class Reference:
                 self._tell_unknown()
             else:
                 self._kept[book.day] = book
+        return any(book.complete for book in books)
 
     # -- which day, and when ----------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ ABSENT = frozenset({401, 402, 403, 404, 405, 410, 501})
 #: A longer Retry-After is not waited for; the caller gets the error and decides.
 MAX_RETRY_AFTER_SECONDS = 60.0
 MAX_BODY_BYTES = 128 * 1024 * 1024
+MAX_BURST = 10.0  # requests that may start at once after a pause
 MAX_PAGES = 200
 
 _NEXT_URL = re.compile(rb'"next_url"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -75,6 +76,8 @@ class RestClient:
         api_key: Sent in the Authorization header only; empty sends none.
         concurrency: Requests at once; more wait.
         rate: Requests started per second at most, over any longer time; a second's worth may start at once.
+        turn: Says how long to wait until a request may start, and counts it as started; instead of `rate`,
+            where other processes share it (`mdp.cache.shared_rate`).
         timeout: Seconds for one try, body included.
         tries: Attempts at one request before it is given up.
         backoff: Seconds before the second try; doubles each time, with jitter, up to `max_backoff`.
@@ -89,6 +92,7 @@ class RestClient:
         *,
         concurrency: int = 4,
         rate: float = 50.0,
+        turn: Callable[[], Awaitable[float]] | None = None,
         timeout: float = 30.0,
         tries: int = 4,
         backoff: float = 0.5,
@@ -102,7 +106,8 @@ class RestClient:
         self._base = URL(base_url.rstrip("/"))
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._slots = asyncio.Semaphore(concurrency)
-        self._bucket = TokenBucket(rate, burst=min(rate, 10.0))
+        self._bucket = TokenBucket(rate, burst=min(rate, MAX_BURST))
+        self._turn = turn
         self._breaker_failures = breaker_failures
         self._breakers: dict[str, Breaker] = {}  # by endpoint: a dozen
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout))
@@ -236,10 +241,12 @@ class RestClient:
         return longest * (0.5 + self._jitter() / 2)
 
     async def _wait_for_turn(self) -> None:
+        if self._turn is not None and (wait := await self._turn()):
+            await self._sleep(wait)
         while True:
             now = self._clock()
             wait = self._paused_until - now
-            if wait <= 0 and not (wait := self._bucket.take(now)):
+            if wait <= 0 and (self._turn is not None or not (wait := self._bucket.take(now))):
                 return
             await self._sleep(wait)
 

@@ -34,6 +34,7 @@ _WRITE_SECONDS = 2.0  # between two writes while values come
 _KEEP_SECONDS = 5 * 86_400
 _MARK_BYTES = 24  # of a value, from its beginning: they differ where it was written anew
 _LEVEL = 1  # of zlib
+_PATIENCE_SECONDS = 30.0  # for another process's values; what an endpoint never gives is not waited for
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
@@ -74,9 +75,11 @@ class SharedReference:
         self._engines = engines
         self._calendar = calendar
         self._wall_ms, self._clock = wall_ms, clock
-        self._fetching = False  # once begun it goes on: who loses the lease has only lost Redis
+        self._fetching = False  # goes on where the lease was only lost with Redis
         self._signature: object = None  # of what was written last
         self._wrote_at = -1e9
+        self._began = clock()
+        self._loaded_all = False
         self._marks: dict[str, bytes] = {}  # day -> beginning of the value that was loaded
         self._task: asyncio.Task[None] | None = None
         reference.on_rows.append(self._rows)
@@ -109,8 +112,11 @@ class SharedReference:
 
     @property
     def warming_up(self) -> bool:
-        """Whether values are still on their way."""
-        return self.reference.warming_up
+        """Whether values are still on their way: by the one that fetches when its first round is over,
+        elsewhere until all were loaded, or for half a minute."""
+        if self._fetching:
+            return not self.reference.ready
+        return not self._loaded_all and self._clock() - self._began < _PATIENCE_SECONDS
 
     # -- for the partitions -------------------------------------------------------------------------
 
@@ -166,6 +172,9 @@ class SharedReference:
         Raises:
             REDIS_ERRORS: It is tried again.
         """
+        if self._fetching and not self.lease.valid() and self.lease.free_in_seconds:
+            self._fetching = False  # another has it: two would ask for everything twice, day after day
+            await self.reference.pause()
         if not self._fetching:
             await self._load()
             if self.lease.valid():
@@ -203,12 +212,18 @@ class SharedReference:
         if self.reference.day is not None:
             days.add(self.reference.day)
         if not days:
+            # No event yet. The values should be there with the first one, as where they are fetched; the day
+            # may prove to be another one.
+            due = self.reference.due()
+            if due is not None:
+                await self._load_day(due, "")
             return
         newest = max(days)
         for day in (newest, self._calendar.next_session(newest)):
-            await self._load_day(day, newest)
+            await self._load_day(day, newest.isoformat())
 
-    async def _load_day(self, day: date, today: date) -> None:
+    async def _load_day(self, day: date, today: str) -> None:
+        """Load a day's values where they are new; `today` is the market's day, empty while it has none."""
         name = day.isoformat()
         key = self._keys.reference(name)
         mark = await self._client.getrange(key, 0, _MARK_BYTES - 1)
@@ -218,9 +233,10 @@ class SharedReference:
         if data is None:
             return
         records = await asyncio.to_thread(_unpack, data)
-        self._marks = {known: was for known, was in self._marks.items() if known >= today.isoformat()}
+        self._marks = {known: was for known, was in self._marks.items() if known >= today}
         self._marks[name] = data[:_MARK_BYTES]
-        self.reference.load(records, today.isoformat())
+        complete = self.reference.load(records, today)
+        self._loaded_all = self._loaded_all or complete
         self.loaded += 1
 
 

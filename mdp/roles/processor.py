@@ -22,7 +22,8 @@ from mdp.cache.keys import PUBLISHER, REFERENCE
 from mdp.cache.leases import Lease
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.reference import Reference
-from mdp.cache.rest import RestClient
+from mdp.cache.rest import MAX_BURST, RestClient
+from mdp.cache.shared_rate import SharedRate
 from mdp.cache.tasks import end
 from mdp.exchange_calendar import ALWAYS_OPEN, ExchangeCalendar
 from mdp.feeds import AGG, DAILY_RANGE, QUOTE
@@ -101,11 +102,12 @@ class ProcessorRole(Role):
             observe=lambda name, seconds: shared.steps.get(name).record(seconds),
         )
         self.partitions.on_unable = self._unable
+        rate = massive.rest_requests_per_minute / 60
         self.rest = rest = RestClient(
             massive.rest_url,
             massive.api_key,
             concurrency=massive.rest_concurrency,
-            rate=massive.rest_requests_per_minute / 60,
+            turn=SharedRate(redis, keys, rate, min(rate, MAX_BURST)).take,
         )
         reference = Reference(
             rest,
@@ -130,6 +132,7 @@ class ProcessorRole(Role):
             calendar=calendar,
         )
         self.builder.on_day = self.reference.on_day
+        self.builder.warming_up = lambda: self.reference.warming_up
         self.partitions.on_ready.append(self._ready)
         self._rules: RuleTable = SHIPPED_TABLE
         self.conditions = Conditions(rest, lambda: self._rules, self._use_rules)

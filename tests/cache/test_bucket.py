@@ -33,3 +33,12 @@ def test_a_pause_saves_no_more_than_a_burst() -> None:
     assert bucket.take(0) == 0
     assert [bucket.take(3_600) for _ in range(4)][:3] == [0, 0, 0]
     assert bucket.take(3_600) > 0
+
+
+def test_who_reserves_starts_when_others_would_who_wait() -> None:
+    """A token that is not there yet is taken all the same, and is nobody else's."""
+    bucket = TokenBucket(5, 2)
+
+    assert [bucket.reserve(0.0) for _ in range(5)] == pytest.approx([0, 0, 0.2, 0.4, 0.6])
+    assert bucket.take(0.6) > 0
+    assert bucket.take(0.8) == 0
