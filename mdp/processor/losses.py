@@ -90,6 +90,7 @@ class _Noted:
         self.events = 0
         self.symbols: set[str] | None = set()  # None: any
         self.since_ms = since_ms
+        self.marked_ms: float | None = None  # the whole market is marked since then
 
 
 class _Absence:
@@ -207,7 +208,9 @@ class Losses:
         symbols: Collection[str] | None,
         since_ms: float | None = None,
     ) -> None:
-        """Events were lost; `look` marks and enters them.
+        """Events were lost; `look` enters them, and lets rows say so.
+
+        Highs are uncertain at once: the next bar may be told as one before the next look.
 
         Args:
             queue: Where, or `RING`.
@@ -226,6 +229,15 @@ class Losses:
             noted.symbols = None
         elif noted.symbols is not None and len(noted.symbols) <= MAX_SYMBOLS:
             noted.symbols.update(symbols)
+        now_ms = self._market.clock.now_ms
+        if queue not in (AGGREGATES, RING) or not now_ms:
+            return
+        if symbols is not None:
+            if symbols:
+                self._market.trust.lose(now_ms, symbols, since)
+        elif noted.marked_ms is None or since < noted.marked_ms:
+            noted.marked_ms = since
+            self._market.trust.lose(now_ms, None, since)
 
     # -- outages, and the time between two processes ----------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -111,6 +111,8 @@ class Partition:
         queue, events = delivery.queue, delivery.events
         try:
             self._hear(delivery.header.epoch)
+            if delivery.header.lost:
+                self.bars_lost(delivery.header.lost)
             if delivery.header.market_ms:
                 self._lead(delivery.header.market_ms)
             if events:
@@ -134,10 +136,18 @@ class Partition:
         """Before the first entry of another listener: no price of it may be taken for a certain high."""
         if epoch > self._listener_epoch:
             if self._listener_epoch:
-                for guard in self.engine.guards:
-                    if isinstance(guard.analyzer, PartitionGaps):
-                        guard.analyzer.another_writes()
+                for gaps in self._gaps():
+                    gaps.another_writes()
             self._listener_epoch = epoch
+
+    def bars_lost(self, lost: Mapping[str, Collection[str] | None]) -> None:
+        """The listener lost bars of ours, before the next entry (`Header.lost`)."""
+        for gaps in self._gaps():
+            gaps.bars_lost(lost)
+
+    def _gaps(self) -> list[PartitionGaps]:
+        analyzers = [guard.analyzer for guard in self.engine.guards]
+        return [analyzer for analyzer in analyzers if isinstance(analyzer, PartitionGaps)]
 
     def _lead(self, market_ms: int) -> None:
         engine = self.engine

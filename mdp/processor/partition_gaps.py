@@ -7,7 +7,7 @@ partition's checkpoint, with the market's trust: whoever takes the partition ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -24,7 +24,8 @@ MAX_ENTRIES = 50  # of a partition's ledger
 TAKEOVER = "takeover"  # as the listener names it
 SILENT = "silent"  # why, where no listener says anything
 #: Reasons of losses while the listener was connected (`mdp.listener.losses`); all others are outages.
-LOSSES = frozenset({"dropped", "expired", "shed"})
+SHED, _OTHER = "shed", "dropped"
+LOSSES = frozenset({_OTHER, "expired", SHED})
 _RECENT_MS = 30_000  # by the listener's clock; what ended so long before we came is in the state we have
 
 #: What tells entries of the listener's ledger apart: number, start (wall clock, ms) and reason.
@@ -110,6 +111,15 @@ class PartitionGaps(Analyzer):
         """
         if self.market.clock.now_ms:
             self.ledger.open(TAKEOVER, detail="another listener writes, or the same one after an outage")
+
+    def bars_lost(self, lost: Mapping[str, Collection[str] | None]) -> None:
+        """An entry says what the listener lost of our bars before it (`Header.lost`).
+
+        The listener announces the same a moment later (`hear`); bars behind the loss come before that.
+        """
+        for reason, names in lost.items():
+            known = reason if reason in LOSSES else _OTHER
+            self.losses.note(RING if known == SHED else AGGREGATES, known, 0, names)
 
     def _hear_outage(self, key: Key, gap: dict[str, Any]) -> bool:
         """Returns whether it lasts."""
@@ -200,4 +210,4 @@ def key_of(gap: dict[str, Any]) -> Key | None:
 
 
 def _queue_of(gap: dict[str, Any]) -> str:
-    return RING if gap["reason"] == "shed" else AGGREGATES
+    return RING if gap["reason"] == SHED else AGGREGATES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -94,6 +94,7 @@ class Partitions:
             queue, partition, events, "missed"
         )
         reader.on_unread = self._lost
+        reader.on_lost = self._bars_lost
 
     # -- as a stage ---------------------------------------------------------------------------------
 
@@ -279,6 +280,11 @@ class Partitions:
         if one is not None and events:
             reasons = one.lost.setdefault(queue, {})
             reasons[reason] = reasons.get(reason, 0) + events
+
+    def _bars_lost(self, partition: int, lost: Mapping[str, Collection[str] | None]) -> None:
+        one = self.working.get(partition)
+        if one is not None:
+            one.bars_lost(lost)
 
     def _caught_up(self, partition: int) -> None:
         one = self.working.get(partition)

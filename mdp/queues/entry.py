@@ -105,6 +105,9 @@ class Header(msgspec.Struct, array_like=True, frozen=True):
     arrival_ms: int  # of the oldest, listener's wall clock; 0 without events
     market_ms: int  # the listener's market clock; 0: unknown
     trace: str | None = None  # trace context (W3C traceparent)
+    #: Bars of the partition that the listener lost since the entry before: reason -> whose, None: anybody's.
+    #: With the bars behind them, because a price of these may not be taken for a certain high.
+    lost: dict[str, list[str] | None] | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

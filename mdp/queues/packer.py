@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,6 +26,11 @@ _STEP_EVENTS = 8_000  # packed in one step: 2 ms of the loop
 _LONG_STEP_EVENTS = 24_000  # where so many wait: a slow Redis must cost time, not events
 _EVENT_BYTES = 64  # about, packed; what "64 KB" means in events
 _NO_EVENTS = pack([])
+_MOST_NAMED = 100  # symbols of a partition whose bars were lost; of more it may have been anybody's
+SHED = "shed"  # why, where frames were given up before they were decoded
+
+#: Reason -> whose bars were lost; None: it may have been anybody's.
+Lost = dict[str, dict[str, None] | None]
 
 
 class Packer:
@@ -45,6 +51,8 @@ class Packer:
         streams: By queue and partition.
         early: So many waiting events are worth sending at once.
         unwritable: Events that could not be packed.
+        on_loss: Told of what expired or was dropped here: queue, reason, events. Must be quick.
+        shed: How many frames were given up before they were decoded, so far.
     """
 
     def __init__(
@@ -61,6 +69,10 @@ class Packer:
     ) -> None:
         self.market_clock = market_clock
         self.unwritable = 0
+        self.on_loss: Callable[[str, str, Batch], None] = lambda _queue, _reason, _batch: None
+        self.shed: Callable[[], int] = lambda: 0
+        self._shed = 0
+        self._lost: dict[int, Lost] = {}  # by partition, until an entry says it
         self._clock_failures = 0
         self._clock = clock
         self._wall_ms = wall_ms
@@ -82,6 +94,8 @@ class Packer:
             )
             for name in _ORDER
         }
+        for name in EXPIRING:
+            self.queues[name].on_loss = partial(self._queue_lost, name)
         self.streams = {
             (queue, partition): Stream(key, queue, partition)
             for partition in range(config.partitions)
@@ -90,6 +104,7 @@ class Packer:
 
     def pack(self, epoch: int) -> list[list[Outgoing]]:
         """Take what waits, for one step, and pack it: pipelines with one entry at most for each stream."""
+        self._look_at_shed()
         waiting = sum(queue.waiting for queue in self.queues.values())
         left = min(max(_STEP_EVENTS, waiting), _LONG_STEP_EVENTS)
         rounds: list[list[Outgoing]] = []
@@ -146,7 +161,17 @@ class Packer:
     ) -> Outgoing:
         stream.place += 1
         stream.total += len(rows)
-        header = Header(epoch, stream.place, stream.total, len(rows), arrival_ms, market_ms, self._trace())
+        lost = self._lost.pop(stream.partition, {}) if self._lost and stream.queue == AGGREGATES else {}
+        header = Header(
+            epoch,
+            stream.place,
+            stream.total,
+            len(rows),
+            arrival_ms,
+            market_ms,
+            self._trace(),
+            {reason: None if names is None else sorted(names) for reason, names in lost.items()} or None,
+        )
         return Outgoing(stream, epoch, stream.place, len(rows), pack_header(header), data)
 
     def heartbeat(self, epoch: int, since_ms: int) -> list[Outgoing]:
@@ -158,6 +183,30 @@ class Packer:
             if (stream := self.streams[AGGREGATES, partition]).last_ms <= since_ms
         ]
         return [self._entry(stream, epoch, [], _NO_EVENTS, 0, market_ms) for stream in quiet]
+
+    def _queue_lost(self, queue: str, reason: str, batch: Batch) -> None:
+        if queue == AGGREGATES:
+            for symbol in batch.symbols:
+                self._note(self._partitions[symbol], reason, symbol)
+        self.on_loss(queue, reason, batch)
+
+    def _look_at_shed(self) -> None:
+        """What is behind frames that were given up is decoded later, and packed later still."""
+        shed = self.shed()
+        if shed != self._shed:
+            self._shed = shed
+            for partition in range(self._count):
+                self._note(partition, SHED, None)
+
+    def _note(self, partition: int, reason: str, symbol: str | None) -> None:
+        lost = self._lost.setdefault(partition, {})
+        names = lost.setdefault(reason, {})
+        if names is None:
+            return
+        if symbol is None or not symbol.isascii() or len(names) >= _MOST_NAMED:
+            lost[reason] = None
+        else:
+            names[symbol] = None
 
     def _tell_time(self, queue: str, batch: Batch) -> None:
         """Move the market clock as the processors' engine does (`mdp.processor.engine`)."""

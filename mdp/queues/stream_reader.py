@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -104,6 +104,7 @@ class StreamReader:
             the entry behind them.
         on_unread: Called with (queue, partition, events, "expired" or "unreadable", symbols) where an entry
             that came is not delivered. Symbols: whose bars they were; None: it is not known, or no bars.
+        on_lost: Called with (partition, `Header.lost`) of an entry that came and is not delivered.
         on_caught_up: Called with a partition once all that was there when it was added has been delivered.
     """
 
@@ -118,6 +119,7 @@ class StreamReader:
     ) -> None:
         self.on_missed: Callable[[str, int, int, Header], None] = lambda *_: None
         self.on_unread: Callable[[str, int, int, str, set[str] | None], None] = lambda *_: None
+        self.on_lost: Callable[[int, Mapping[str, Collection[str] | None]], None] = lambda *_: None
         self.on_caught_up: Callable[[int], None] = lambda _: None
         self._client = client
         self._keys = keys
@@ -240,7 +242,7 @@ class StreamReader:
         counters = partition.counters
         header: Header | None = None
         events: list[Any] = []
-        broken = ""
+        broken, expired = "", False
         try:
             read_version(fields.get(b"v", b""))
             header = unpack_header(fields.get(b"h", b""))
@@ -259,6 +261,8 @@ class StreamReader:
                 counters.fenced += header.count
                 return None
             self._count(stream, header)
+        if header is not None and header.lost and (broken or expired):
+            self.on_lost(partition.number, header.lost)
         if broken or header is None:
             counters.unreadable += header.count if header else 0
             self.on_unread(stream.queue, partition.number, header.count if header else 0, "unreadable", None)

@@ -89,6 +89,7 @@ class StreamWriter:
 
     Attributes:
         queues: By name, where to put batches. Their events belong to the writer from then on.
+        packer: Makes entries; say there what is lost before it gets here, and who is told of losses here.
     """
 
     name = "mdq_writer"
@@ -116,7 +117,7 @@ class StreamWriter:
         self._epoch_now = epoch
         self._clock = clock
         self._wake = asyncio.Event()
-        self._packer = Packer(
+        self.packer = Packer(
             keys,
             config,
             self._wake,
@@ -126,7 +127,7 @@ class StreamWriter:
             trace=trace,
             packed=packed,
         )
-        self.queues = self._packer.queues
+        self.queues = self.packer.queues
         self._under_way: list[Outgoing] = []  # of one pipeline: at most one for each stream
         self._rounds: list[list[Outgoing]] = []  # packed, to follow
         self._epoch = 0  # that `_begin` was done for
@@ -185,7 +186,7 @@ class StreamWriter:
             "expired": sum(counters.expired for counters in queues),
             "dropped": sum(counters.dropped for counters in queues),
             "lost": self.counters.lost,
-            "unwritable": self._packer.unwritable,
+            "unwritable": self.packer.unwritable,
             "waiting": self.waiting + self.under_way,
         }
 
@@ -194,7 +195,7 @@ class StreamWriter:
     async def _run(self) -> None:
         flush_seconds = self._config.flush_ms / 1_000
         while True:
-            if not (self._under_way or self._rounds or self._stopping or self.waiting >= self._packer.early):
+            if not (self._under_way or self._rounds or self._stopping or self.waiting >= self.packer.early):
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(flush_seconds):
@@ -245,7 +246,7 @@ class StreamWriter:
         """Go on where each stream ends, whoever wrote it."""
         await settle_partitions(self._client, self._keys, self._config.partitions)
         await self._look_at_clock()
-        streams = list(self._packer.streams.values())
+        streams = list(self.packer.streams.values())
         ends = await self._ends(streams)
         for stream, last in zip(streams, ends, strict=True):
             self._last_id = max(self._last_id, last.id)
@@ -271,7 +272,7 @@ class StreamWriter:
 
     def _pack(self, epoch: int) -> list[list[Outgoing]]:
         """What waits, for one step, packed and numbered."""
-        rounds = self._packer.pack(epoch)
+        rounds = self.packer.pack(epoch)
         for entries in rounds:
             self._number(entries)
         return rounds
@@ -281,7 +282,7 @@ class StreamWriter:
         self._beat_at = self._seconds() + _HEARTBEAT_SECONDS
         if self._rounds:
             return  # everybody hears of it soon
-        entries = self._packer.heartbeat(epoch, self._redis_ms() - int(_HEARTBEAT_SECONDS * 1_000))
+        entries = self.packer.heartbeat(epoch, self._redis_ms() - int(_HEARTBEAT_SECONDS * 1_000))
         if entries:
             self._number(entries)
             self._rounds.append(entries)
@@ -308,7 +309,7 @@ class StreamWriter:
             pipe = self._client.pipeline(transaction=False)
             pipe.set(self._keys.partitions, self._config.partitions, nx=True)
             least = self._redis_ms() - int(self._config.keep_seconds * 1_000)
-            for stream in self._packer.streams.values():
+            for stream in self.packer.streams.values():
                 if 0 < stream.last_ms < least:
                     pipe.execute_command("XTRIM", stream.key, "MINID", least)
                     stream.last_ms = 0

@@ -34,7 +34,6 @@ from mdp.processor.gap_report import GapReport
 from mdp.processor.pace import Pace
 from mdp.queues.base import Batch
 from mdp.queues.redis import StreamWriter
-from mdp.queues.streams import EXPIRING
 from mdp.roles.base import StartError
 from mdp.roles.feed_controls import FeedControls
 from mdp.roles.listener_lease import Announcer, ConnectionHolder
@@ -101,9 +100,8 @@ class ListenerRole(Role):
             observe=shared.steps.get("decode").record,
         )
         self.losses = ListenerLosses(self.listener.gaps, self.ring, lambda: self.market_clock.now_ms)
-        for name, queue in self.writer.queues.items():
-            if name in EXPIRING:
-                queue.on_loss = partial(self.losses.queue_lost, name)
+        self.writer.packer.on_loss = self.losses.queue_lost
+        self.writer.packer.shed = lambda: self.ring.counters.shed_frames
         self.halt_source = self._halt_source()
         self.holder = ConnectionHolder(
             self.lease, self.listener, Members(client, keys.listeners, shared.id), self._ledger

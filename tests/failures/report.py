@@ -35,7 +35,8 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
         lines.append(
             f"| {case.name} | {one.boards_s:.1f} | {one.quotes_s:.1f} | {fresh} | {faults} "
             f"| {one.alerts}, {one.missing}, {one.uncovered}, {one.extra}, {one.false} "
-            f"| {one.accounting}{unknown} | {_growth(one):.0f} | {'; '.join(case.problems(one)) or 'as it should be'} |"
+            f"| {one.accounting}{unknown} | {_growth(one):.0f} "
+            f"| {'; '.join(case.problems(one)) or 'as it should be'} |"
         )
     left = [case.name for name, case in CASES.items() if name not in outcomes]
     if left:

@@ -10,7 +10,7 @@ from mdp.events import AGGREGATES, TRADES, Aggregate, Trade
 from mdp.listener.gaps import Gap, GapLedger
 from mdp.listener.ring import RawRing
 from mdp.observability.metrics import Metrics
-from mdp.processor.losses import Losses, TrustKeeper
+from mdp.processor.losses import RING, Losses, TrustKeeper
 from mdp.processor.results import Results
 from mdp.queues.base import Batch
 from mdp.queues.memory import MemoryQueue
@@ -249,7 +249,29 @@ def test_a_batch_that_expired_is_a_loss_of_exactly_its_symbols() -> None:
     assert (entry["uncertain"], entry["uncertain_count"]) == (["AAA", "BBB", "CCC"], 3)
     assert [rig.since(name) for name in ("AAA", "CCC", "DDD")] == [NOON, NOON, None]
     rig.look(6)
-    assert [(gap.reason, number) for gap, number, _ in rig.wanted] == [("expired", 1)]
+    number = rig.market.trust.number
+    assert [(gap.reason, until) for gap, until, _ in rig.wanted] == [("expired", number)]
+
+
+def test_highs_are_uncertain_from_the_loss_on() -> None:
+    """The next bar comes before the next look; that one enters the loss and lets rows say so."""
+    rig = Rig()
+    rig.losses.note(AGGREGATES, "expired", 1, {"AAA"})
+    assert [rig.since(name) for name in ("AAA", "BBB")] == [NOON, None]
+    rig.move(400)
+    rig.losses.note(RING, "shed", 1, None)
+    rig.losses.note(RING, "shed", 1, None)
+    rig.losses.note(TRADES, "expired", 1, None)
+    assert [rig.since(name) for name in ("AAA", "BBB")] == [NOON, NOON + 400]
+    assert (rig.market.losses, rig.market.trust.number, rig.ledger.entries()) == (0, 2, [])
+    rig.look()
+    assert rig.market.losses == 2
+    assert [rig.since(name) for name in ("AAA", "BBB")] == [NOON, NOON + 400]
+    rig.look(6)
+    assert len(rig.wanted) == 2
+    for _, number, _ in rig.wanted:
+        rig.market.trust.repaired("AAA", number)
+    assert rig.since() is None, "a repair is of the marks, too"
 
 
 def test_what_a_full_queue_drops_is_exactly_the_oldest_symbols() -> None:

@@ -243,3 +243,27 @@ def test_the_first_listener_of_all_takes_nothing_over() -> None:
     rig = Rig(now_ms=0)
     rig.gaps.another_writes()
     assert rig.gaps.ledger.current is None
+
+
+def test_what_an_entry_says_of_lost_bars_counts_at_once() -> None:
+    """Before the listener announces it, which is then no second entry; both are repaired together."""
+    rig = Rig()
+    rig.gaps.bars_lost({"expired": ["AAA", "BBB"]})
+    assert [rig.since(name) for name in ("AAA", "CCC")] == [NOON, None]
+    loss = {**GAP, "reason": "expired", "symbols": ["AAA", "BBB", "ZZZ"], "symbols_count": 3, "events": 5}
+    rig.move(1_000)
+    rig.hear(loss)
+    (entry,) = rig.gaps.entries()
+    assert (entry["reason"], entry["symbols"]) == ("expired", ["AAA", "BBB"])
+    assert entry["of"] == [(1, 999_000, "expired")]
+    assert rig.since("AAA") == NOON - 3_000
+
+
+def test_frames_that_a_listener_shed_may_have_been_anybodys() -> None:
+    """As where they are announced; a reason of a newer listener is taken for one that we know."""
+    rig = Rig()
+    rig.gaps.bars_lost({"shed": None})
+    rig.gaps.bars_lost({"melted": ["AAA"]})
+    rig.gaps.losses.look()
+    assert rig.since("CCC") == NOON
+    assert [entry["reason"] for entry in rig.gaps.entries()] == ["shed", "dropped"]

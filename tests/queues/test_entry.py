@@ -220,3 +220,14 @@ def test_what_cannot_be_written_is_an_error() -> None:
     ((_, rows),) = scatter(TRADES, [Trade("A", 1 << 70, 1, 1)], Partitions(1)).items()
     with pytest.raises(EntryError):
         pack(rows)
+
+
+def test_headers_of_other_versions_are_read() -> None:
+    """One without the newest field, and one with a field that is newer than us: fields are only added."""
+    fields = [3, 7, 70, 10, 1, 2, None]
+    header = Header(3, 7, 70, 10, 1, 2)
+    assert unpack_header(msgspec.msgpack.encode(fields)) == header
+    newer = [*fields, {"expired": ["A"], "shed": None}, "more"]
+    assert unpack_header(msgspec.msgpack.encode(newer)) == Header(
+        3, 7, 70, 10, 1, 2, None, {"expired": ["A"], "shed": None}
+    )

@@ -10,7 +10,7 @@ import pytest
 from mdp.config import MdqConfig
 from mdp.events import Aggregate, Trade
 from mdp.queues.base import Batch
-from mdp.queues.entry import unpack, unpack_header
+from mdp.queues.entry import partition_of, unpack, unpack_header
 from mdp.queues.packer import Packer
 from mdp.queues.streams import Outgoing
 from mdp.sessions import MarketClock
@@ -129,6 +129,68 @@ def test_heartbeats_go_to_quiet_partitions_alone() -> None:
         assert (header.count, header.total, header.place, header.market_ms) == (0, 0, 1, NOW_MS)
         assert unpack("aggregates", beat.events) == []
     assert len(rig.packer.heartbeat(7, 2_000)) == 4
+
+
+def lost_of(entries: list[Outgoing]) -> dict[tuple[str, int], Any]:
+    """What entries say of lost bars, by stream."""
+    found = {(e.stream.queue, e.stream.partition): unpack_header(e.header).lost for e in entries}
+    return {stream: lost for stream, lost in found.items() if lost is not None}
+
+
+def bar(symbol: str) -> Aggregate:
+    return Aggregate(symbol, 1, 1, 1, NOW_MS)
+
+
+def test_lost_bars_are_told_with_the_bars_behind_them() -> None:
+    """By partition, once, in the next entry of its bars or heartbeat; `on_loss` is told of all losses."""
+    rig = Rig()
+    told: list[tuple[str, str, int]] = []
+    rig.packer.on_loss = lambda queue, reason, batch: told.append((queue, reason, len(batch)))
+    symbols = [f"S{n}" for n in range(12)]
+    rig.put("aggregates", [bar(symbol) for symbol in symbols], age_ns=6_000_000_000)
+    rig.put("trades", [trade("S0")], age_ns=6_000_000_000)
+    rig.put("trades", [trade("S0")])
+    rig.put("aggregates", [bar("S0")])
+    of = {symbol: partition_of(symbol, 4) for symbol in symbols}
+    (entries,) = rig.pack()
+    mine = sorted(symbol for symbol in symbols if of[symbol] == of["S0"])
+    assert 1 < len(mine) < 12
+    assert lost_of(entries) == {("aggregates", of["S0"]): {"expired": mine}}
+    assert sorted(told) == [("aggregates", "expired", 12), ("trades", "expired", 1)]
+    others = set(of.values()) - {of["S0"]}
+    rest = {("aggregates", p): {"expired": sorted(s for s in symbols if of[s] == p)} for p in others}
+    assert lost_of(rig.packer.heartbeat(7, 1_500)) == rest
+    rig.put("aggregates", [bar(symbol) for symbol in symbols])
+    assert lost_of(rig.pack()[0]) == {}
+
+
+def test_many_lost_bars_may_have_been_anybodys() -> None:
+    """So may those whose symbol is no plain text: a header must always be written."""
+    rig = Rig(partitions=1, max_events=1_000)
+    rig.put("aggregates", [bar(f"S{n}") for n in range(101)], age_ns=6_000_000_000)
+    rig.put("aggregates", [bar("S0")])
+    assert lost_of(rig.pack()[0]) == {("aggregates", 0): {"expired": None}}
+    rig.put("aggregates", [bar("S1")] * 1_000)
+    rig.put("aggregates", [bar("S2"), bar("S2")])
+    assert lost_of(rig.pack()[0]) == {("aggregates", 0): {"dropped": ["S1"]}}
+    rig.put("aggregates", [bar("\ud800")], age_ns=6_000_000_000)
+    rig.put("aggregates", [bar("S0")])
+    assert lost_of(rig.pack()[0]) == {("aggregates", 0): {"expired": None}}
+
+
+def test_frames_that_were_shed_are_told_to_every_partition() -> None:
+    """Nobody knows what was in them; what is behind them is packed later."""
+    rig = Rig()
+    shed = 0
+    rig.packer.shed = lambda: shed
+    rig.put("aggregates", [bar("S0")])
+    assert lost_of(rig.pack()[0]) == {}
+    shed = 3
+    rig.put("aggregates", [bar("S0")])
+    here = partition_of("S0", 4)
+    assert lost_of(rig.pack()[0]) == {("aggregates", here): {"shed": None}}
+    rest = lost_of(rig.packer.heartbeat(7, 1_500))
+    assert rest == {("aggregates", p): {"shed": None} for p in range(4) if p != here}
 
 
 def test_a_clock_that_fails_loses_no_events(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ async def read_into(found: list[Delivery], reader: StreamReader, wait_ms: int = 
         found += [delivery]
 
 
-async def gather_until(reader: StreamReader, events: int, seconds: float = 30) -> list[Delivery]:
+async def gather_until(reader: StreamReader, events: int, seconds: float = 60) -> list[Delivery]:
     """Read until so many events came."""
     found: list[Delivery] = []
     async with asyncio.timeout(seconds):
@@ -292,6 +292,27 @@ async def test_expired_bars_are_named(
             client.xadd(KEYS.stream(queue, 0), {"v": "1", "h": header, "d": body}, id=old)
     await gather(reader)
     assert sorted(told) == [("aggregates", 0, 3, "expired", symbols), ("trades", 0, 3, "expired", None)]
+
+
+async def test_what_an_entry_says_of_losses_is_told_though_it_is_not_delivered(
+    make: Make, redis_server: RedisServer
+) -> None:
+    """Expired, or damaged. One that is delivered says it itself; a listener without a lease says nothing."""
+    reader = make()
+    told: list[tuple[int, Any]] = []
+    reader.on_lost = lambda partition, lost: told.append((partition, lost))
+    await gather(reader)
+    old = reader.redis_ms() - 6_000
+    lost: list[dict[str, list[str] | None]] = [{"expired": [f"S{n}"]} for n in range(4)]
+    add(redis_server, f"{old}-0", Header(2, 1, 3, 3, 0, 0, None, lost[0]), some(3))
+    add(redis_server, f"{old}-1", Header(1, 2, 6, 3, 0, 0, None, lost[1]), some(3))
+    add(redis_server, "*", Header(2, 2, 5, 2, 0, 0, None, lost[2]), some(2))
+    with redis_server.client() as client:
+        header = pack_header(Header(2, 3, 6, 1, 0, 0, None, lost[3]))
+        client.xadd(KEYS.stream("trades", 0), {"v": "1", "h": header, "d": b"?"})
+    (delivered,) = await gather(reader)
+    assert delivered.header.lost == lost[2]
+    assert told == [(0, lost[0]), (0, lost[3])]
 
 
 async def test_nothing_expires_while_a_partition_catches_up(make: Make, redis_server: RedisServer) -> None:
