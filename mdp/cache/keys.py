@@ -58,6 +58,8 @@ class Keys:
         self.interest_channel = f"{prefix}mdp:interest"
         #: Hash: the state of the active listener.
         self.listener = f"{prefix}mdp:listener"
+        #: String: the version of feeds' payloads, while somebody writes a higher one than 1.
+        self.schema = f"{prefix}mdp:schema"
         #: String: when the next request to the provider's REST API may start (us, Redis's clock).
         self.rest = f"{prefix}mdp:rest"
 
@@ -96,7 +98,7 @@ class Keys:
         return self.prefix + feed
 
     def place(self, feed: str) -> str:
-        """Hash `epoch seq ts` of a feed's value."""
+        """Hash `epoch seq ts v` of a feed's value."""
         return f"{self.prefix}mdp:place:{{{self.prefix}{feed}}}"
 
     def fence(self, feed: str) -> str:

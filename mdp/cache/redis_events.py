@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from redis.exceptions import ResponseError
 
+from mdp.cache import schemas
 from mdp.cache.event_identity import identity
 from mdp.cache.keys import Keys
 from mdp.cache.leases import raise_fence
@@ -52,6 +53,7 @@ class EventWriter:
         self._plain_keys = plain_keys
         self._plain_channels = plain_channels
         self._clock = clock
+        self._version = schemas.FEEDS
         self._places: dict[str, tuple[str, str]] = {}  # feed -> (epoch, seq) that we know
         self._expired: dict[str, float] = {}  # feed -> when its time to live was renewed
 
@@ -80,7 +82,7 @@ class EventWriter:
         epoch, seq = self._places.get(feed, ("", "0"))
         channel = self._keys.value(feed) if self._plain_channels else ""
         keep_list = family.max_items if self._plain_keys else 0
-        args += (keep_list, max(family.max_items, _MIN_STREAM), seconds, channel, epoch, seq)
+        args += (keep_list, max(family.max_items, _MIN_STREAM), seconds, channel, epoch, seq, self._version)
         for output in owners:
             batch = output.batches[feed]
             for at in range(batch.under_way):

@@ -143,7 +143,7 @@ return {answer, errors}
 ADMIT = Script(_ADMIT + "local answer = admit(KEYS[1]) return {answer, errors}")
 
 #: A value of the whole market with its place. KEYS: place, value. ARGV: epoch, seq, ts (ms), seconds, JSON,
-#: channel of the bus, plain channel or empty.
+#: channel of the bus, plain channel or empty, version.
 #: Returns ['old' or 'same' or 'new'], [errors]: 'new' where the place was not known.
 WHOLE = Script(
     """
@@ -158,10 +158,11 @@ local function try(...)
 end
 try('SET', KEYS[2], ARGV[5], 'EX', ARGV[4])
 if #errors == 0 then
-  try('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2], 'ts', ARGV[3])
+  try('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2], 'ts', ARGV[3], 'v', ARGV[8])
   try('EXPIRE', KEYS[1], ARGV[4])
 end
-redis.call('PUBLISH', ARGV[6], ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. '\\n' .. ARGV[5])
+local mark = ARGV[8] == '1' and '' or (' ' .. ARGV[8])
+redis.call('PUBLISH', ARGV[6], ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. mark .. '\\n' .. ARGV[5])
 if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[5]) end
 return {{had and 'same' or 'new'}, errors}
 """
@@ -170,7 +171,7 @@ return {{had and 'same' or 'new'}, errors}
 #: Items of one event feed, of several owners. KEYS: counter, stream, list. ARGV: owners; then for each owner
 #: the number of its batch and of its items; then: items that the list keeps (0: no list), that the stream
 #: keeps, seconds or empty (no expiry now), plain channel or empty, epoch and seq that the writer knew
-#: last; then the items of each owner in order: ts (ms), JSON.
+#: last, version; then the items of each owner in order: ts (ms), JSON.
 #: A batch that was appended already is not appended again: the writer may not have heard of it.
 #: Returns [an answer of `admit` for each owner], [errors], epoch, last seq, [owners whose batches are in].
 EVENTS = Script(
@@ -184,8 +185,8 @@ for i = 1, #answer do
   at = at + 2
 end
 local keep_list, keep_stream, seconds, channel = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-local knew_epoch, knew_seq = ARGV[at + 4], tonumber(ARGV[at + 5])
-at = at + 6
+local knew_epoch, knew_seq, version = ARGV[at + 4], tonumber(ARGV[at + 5]), ARGV[at + 6]
+at = at + 7
 local had = redis.call('HMGET', KEYS[1], unpack(fields))
 local epoch, seq = had[1], tonumber(had[2] or '0')
 if not epoch or (epoch == knew_epoch and seq < knew_seq) then
@@ -202,8 +203,9 @@ for i = 1, #answer do
   if answer[i] ~= 'old' and had[i + 2] ~= batch then
     local whole = true
     for j = from, at - 2, 2 do
-      if not try('XADD', KEYS[2], 'MAXLEN', '~', keep_stream, '*',
-                 'e', epoch, 's', string.format('%.0f', seq + 1), 't', ARGV[j], 'd', ARGV[j + 1]) then
+      local item = {'e', epoch, 's', string.format('%.0f', seq + 1), 't', ARGV[j], 'd', ARGV[j + 1]}
+      if version ~= '1' then item[9], item[10] = 'v', version end
+      if not try('XADD', KEYS[2], 'MAXLEN', '~', keep_stream, '*', unpack(item)) then
         whole = false
         break
       end

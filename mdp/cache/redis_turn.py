@@ -37,6 +37,7 @@ class Turn:
         wall_ms: The wall clock.
         pace: Of all outputs' turns together.
         plain_keys, plain_channels: See `RedisWriter`.
+        mark: Of the version of messages (`mdp.cache.schemas.mark`).
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Turn:
         pace: Pace,
         plain_keys: bool,
         plain_channels: bool,
+        mark: bytes = b"",
     ) -> None:
         self.output = output
         self.sets: list[Any] = []  # key, seconds, value
@@ -57,6 +59,7 @@ class Turn:
         self._wall_ms = wall_ms
         self._plain_keys = plain_keys
         self._plain_channels = plain_channels
+        self._mark = mark
         self._pace = pace
         self._states: dict[Key, Any] = {}
         self._values: dict[Key, Any] = {}
@@ -143,7 +146,7 @@ class Turn:
         if body is None:
             return
         feed, output = family.feed(symbol), self.output
-        head = b"%d %d %d\n" % (output.epoch, output.seq(feed), ts)
+        head = b"%d %d %d%b\n" % (output.epoch, output.seq(feed), ts, self._mark)
         self.messages += (self._keys.bus(feed), head + body)
         if self._plain_channels:
             self.messages += (self._keys.value(feed), body)

@@ -18,6 +18,7 @@ import structlog
 from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
+from mdp.cache import schemas
 from mdp.cache.asking import Answerer
 from mdp.cache.keys import Keys
 from mdp.cache.redis_events import EventWriter
@@ -38,6 +39,7 @@ FENCE = "values"  # the fence of all plain keys of symbols, where they share a s
 _FLUSH_SECONDS = 0.02
 _KEEP_SECONDS = 1.0  # between two writes of a plain key that follows what is published
 _REFUSED_SECONDS = 0.1  # between two turns while Redis takes messages alone
+_SCHEMA_SECONDS = 10  # that a word about newer payloads lives; it is renewed every second
 _IDLE_SECONDS = 1.0  # the fence is looked at so often at least: Redis may have been restarted
 
 
@@ -81,6 +83,7 @@ class RedisWriter:
         self._link = link
         self._plain_keys = plain_keys
         self._plain_channels = plain_channels
+        self._version = schemas.FEEDS
         self._flush_seconds = flush_seconds
         self._wall_ms = wall_ms
         self._clock = clock
@@ -275,11 +278,14 @@ class RedisWriter:
                 pace=pace,
                 plain_keys=self._plain_keys,
                 plain_channels=self._plain_channels,
+                mark=schemas.mark(self._version),
             )
             await turn.fill(self._walks.get(output.name), passed, keep=keep)
             turns.append(turn)
         self.turns += 1
         jobs: list[Awaitable[None]] = []
+        if keep and turns and self._version > 1:  # plain keys do not say it themselves
+            jobs.append(self._widget.set(self._keys.schema, self._version, ex=_SCHEMA_SECONDS))
         if any(turns) or (turns and now - self._spoke_at >= _IDLE_SECONDS):
             self._spoke_at = now
             jobs.append(self._say(turns))
@@ -365,7 +371,8 @@ class RedisWriter:
         keys = [self._keys.place(feed), self._keys.value(feed)]
         channel = self._keys.value(feed) if self._plain_channels else ""
         ttl = int(family.ttl_seconds)
-        args = [output.epoch, output.seq(feed), self._wall_ms(), ttl, body, self._keys.bus(feed), channel]
+        place = [output.epoch, output.seq(feed), self._wall_ms()]
+        args = [*place, ttl, body, self._keys.bus(feed), channel, self._version]
         try:
             answers, errors = await WHOLE.run(self._widget, keys, args)
         except REDIS_ERRORS:

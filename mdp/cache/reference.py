@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from mdp.cache import schemas
 from mdp.cache.aside import CacheAside, Day
 from mdp.cache.days import Days
 from mdp.cache.latecomers import Latecomers
@@ -42,7 +43,10 @@ MAX_RETRY_SECONDS = 300.0
 ABSENT_RETRY_SECONDS = 1800.0  # for an endpoint that is not there, or has nothing
 LOOK_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 0.1  # while the trading day is not known
-DUMP_VERSION = 3
+DUMP_VERSION = schemas.REFERENCE
+OLDEST_DUMP = (
+    3  # that is read as it is; whoever raises the version converts what was before, or raises this, too
+)
 
 OnSwap = Callable[[Mapping[str, ReferenceRow]], None]
 OnUnknown = Callable[[tuple[str, ...]], None]
@@ -288,7 +292,7 @@ class Reference:
         `day` is the market clock's (ISO), empty while it has none: then the day that is due counts.
 
         To be called before `start`; callbacks are called at once. What was complete is not fetched again.
-        Records of older days or another version, and what cannot be read, are left alone.
+        Records of older days or of versions that are not read, and what cannot be read, are left alone.
 
         Returns:
             Whether some day's values are all there.
@@ -297,7 +301,7 @@ class Reference:
         try:
             heads = [number for number, record in enumerate(records) if record[0] == "head"]
             for first, end in zip(heads, [*heads[1:], len(records)], strict=True):
-                if records[first][1] != DUMP_VERSION or records[first][2] < day:
+                if not OLDEST_DUMP <= records[first][1] <= DUMP_VERSION or records[first][2] < day:
                     continue
                 _, _, dumped, done, sessions, splits = records[first]
                 rows: dict[str, ReferenceRow] = {}

@@ -18,16 +18,17 @@ import structlog
 from redis.asyncio import RedisCluster
 
 from mdp.cache.asking import Asker
-from mdp.cache.base import Entry, Message, Sink, Subscription
+from mdp.cache.base import Entry, Message
 from mdp.cache.keys import Keys
-from mdp.cache.memory import LocalBus
 from mdp.cache.redis_link import REDIS_ERRORS, Link
+from mdp.cache.relay_bus import RelayBus
 from mdp.cache.relay_cache import RelayCache
 from mdp.cache.relay_channels import Channels
 from mdp.cache.relay_demand import Demand
 from mdp.cache.relay_events import EventStreams
 from mdp.cache.relay_index import SymbolIndex
 from mdp.cache.relay_interest import Interests
+from mdp.cache.relay_versions import FeedVersions
 from mdp.cache.relayed import RelayedMessage, Types, decode, parse
 from mdp.cache.tasks import begin, end
 from mdp.feeds import Family, Target, resolve
@@ -50,62 +51,10 @@ class RelayCounters(msgspec.Struct):
     repeated: int = 0  # of a place that had come, by a pattern besides a channel or after a reconnection
     outdated: int = 0  # of a lower epoch: a publisher that lost its lease
     malformed: int = 0
+    newer: int = 0  # of a version that is not read here
     failures: int = 0  # of subscribers in this process
     undecoded: int = 0  # values in Redis that are no JSON
     lines: int = 0  # connections that were lost
-
-
-class RelayBus(LocalBus):
-    """See `mdp.cache.base.Bus`. Made by `Relay`."""
-
-    def __init__(self, relay: Relay) -> None:
-        super().__init__()
-        self._relay = relay
-
-    def publish(self, family: Family, symbol: str, value: Any) -> Message:
-        """A relay hands on what others publish.
-
-        Raises:
-            RuntimeError: Always.
-        """
-        raise RuntimeError(f"{family.feed(symbol)} cannot be published over a relay")
-
-    def place(self, feed: str) -> tuple[int, int]:
-        return self._relay.place(feed)
-
-    def since(self, feed: str, epoch: int, seq: int) -> list[Message] | None:
-        return self._relay.events.since(feed, epoch, seq)
-
-    def subscribe(self, pattern: str, sink: Sink) -> Subscription:  # type: ignore[override]
-        inner = super().subscribe(pattern, sink)
-        self._relay.demand.hold(pattern)
-        return _Subscription(inner, lambda: self._relay.demand.release(pattern))
-
-    def covers(self, family: Family, symbol: str) -> bool:
-        """Whether somebody here subscribes to a feed."""
-        return family.name in self._wild or family.feed(symbol) in self._exact
-
-    def wants(self, feed: str, family: Family) -> bool:
-        """The same of a feed by its name."""
-        return feed in self._exact or family.name in self._wild
-
-    def covers_all(self, family: Family) -> bool:
-        """Whether somebody here subscribes to all of a family."""
-        return family.name in self._wild
-
-
-class _Subscription:
-    """One at the local bus, and a share in one at Redis."""
-
-    def __init__(self, inner: Subscription, release: Callable[[], None]) -> None:
-        self._inner: Subscription | None = inner
-        self._release = release
-
-    def close(self) -> None:
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            inner.close()
-            self._release()
 
 
 class Relay:
@@ -159,7 +108,10 @@ class Relay:
         self.demand = Demand(self)
         self.bus = RelayBus(self)
         self.cache = RelayCache(self)
-        self.events = EventStreams(client, keys, link, self._deliver, types=self._types, wall_ms=wall_ms)
+        self.versions = FeedVersions(client, keys)
+        self.events = EventStreams(
+            client, keys, link, self._deliver, self.versions, types=self._types, wall_ms=wall_ms
+        )
 
     async def start(self) -> None:
         """Connect, and stay connected. Returns when clients can be served; without Redis after 2 s."""
@@ -167,6 +119,7 @@ class Relay:
         self.events.start()
         self.interests.start()
         self.index.start()
+        self.versions.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_SECONDS):
                 while not self.health().ok:  # noqa: ASYNC110 - a state of several tasks, without an event
@@ -179,12 +132,13 @@ class Relay:
         await self.channels.stop()
         await self.events.stop()
         await self.index.stop()
+        await self.versions.stop()
         repair, self._repair = self._repair, None
         await end(repair)
 
     def health(self) -> Health:
         """Whether clients can be served what happens now."""
-        parts = (self.channels, self.events, self.interests, self.index)
+        parts = (self.channels, self.events, self.interests, self.index, self.versions)
         if any(part.died for part in parts):
             return Health(False, "does not run")
         if not self.channels.up:
@@ -193,6 +147,8 @@ class Relay:
             return Health(False, "event feeds are still being read")
         if not self.index.loaded:
             return Health(False, "keys are still being looked through")
+        if newer := self.versions.newer:
+            return Health(False, newer)
         return Health(True, f"relays {len(self.demand)} patterns")
 
     # What bus and cache ask.
@@ -241,6 +197,7 @@ class Relay:
 
         Raises:
             REDIS_ERRORS: Redis does not answer.
+            NewerFeeds: It is of a version that is not read here, or may be.
         """
         found = await self._read(feed, family)
         return None if found is None else self.entry(found[0], found[1], found[2], family)
@@ -249,9 +206,10 @@ class Relay:
         """JSON, epoch, seq and ts of a value; zeros where they are not known."""
         value = self.keys.value(feed)
         if family.hole == "symbol":
+            self.versions.check()
             body = await self._client.get(value)
             return None if body is None else (body, 0, 0, 0)
-        key, fields = self.keys.place(feed), ("epoch", "seq", "ts")
+        key, fields = self.keys.place(feed), ("epoch", "seq", "ts", "v")
         while True:
             # Both are written at once. No transaction: a Redis without memory refuses those.
             pipeline = self._client.pipeline(transaction=False)
@@ -263,7 +221,10 @@ class Relay:
                 break
         if body is None:
             return None
-        epoch, seq, ts = (int(number or 0) for number in after)
+        epoch, seq, ts, version = (int(number or 0) for number in after)
+        if version > self.versions.reads:
+            self.versions.refuse(version)
+            self.versions.check()
         return body, epoch, seq, ts
 
     async def read_all(self, family: Family, into: dict[str, bytes]) -> None:
@@ -271,7 +232,9 @@ class Relay:
 
         Raises:
             REDIS_ERRORS: Redis does not answer, or the connection was lost meanwhile.
+            NewerFeeds: They may be of a version that is not read here.
         """
+        self.versions.check()
         await self.index.refresh()
         symbols = list(self.index.symbols(family))
         clustered = isinstance(self._client, RedisCluster)
@@ -331,9 +294,13 @@ class Relay:
         if not self.bus.wants(feed, family):
             return  # left a moment ago
         try:
-            epoch, seq, ts, body = parse(data)
+            epoch, seq, ts, body, version = parse(data)
         except ValueError:
             self.counters.malformed += 1
+            return
+        if version > self.versions.reads:
+            self.counters.newer += 1
+            self.versions.refuse(version)
             return
         last = self._last.get(feed)
         if last is not None and (epoch, seq) <= (last.epoch, last.seq):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mdp.cache.asking import ASKED, Unheard
 from mdp.cache.base import Entry
 from mdp.cache.redis_link import REDIS_ERRORS
+from mdp.cache.relay_versions import NewerFeeds
 from mdp.cache.relayed import RelayedMessage, decode
 from mdp.feeds import Family, resolve
 
@@ -25,7 +26,7 @@ _WAIT_SECONDS = 3.0  # of a `get`, for an acknowledgement and for Redis
 
 
 class Unanswered(Exception):
-    """Redis did not answer in time: what is asked for is not known."""
+    """Redis did not answer in time, or with what is not read here: what is asked for is not known."""
 
 
 class RelayCache:
@@ -49,6 +50,8 @@ class RelayCache:
                 return await self._get(key, *found, limit)
         except REDIS_ERRORS as error:
             raise Unanswered(f"{key}: {type(error).__name__}") from None
+        except NewerFeeds as error:
+            raise Unanswered(f"{key}: {error}") from None
 
     async def _get(self, key: str, family: Family, symbol: str, limit: int) -> Entry | None:
         relay = self._relay

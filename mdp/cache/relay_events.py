@@ -21,6 +21,7 @@ from mdp.cache.base import Entry, Message
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.relay_channels import glob
+from mdp.cache.relay_versions import FeedVersions
 from mdp.cache.relayed import RelayedMessage, Types
 from mdp.cache.tasks import begin, end
 from mdp.feeds import EVENT, FAMILIES, Family, resolve
@@ -47,6 +48,7 @@ class EventCounters(msgspec.Struct):
     missed: int = 0  # items that were trimmed before they were read
     repeated: int = 0  # items of a place that had been read, or of a lower epoch
     malformed: int = 0
+    newer: int = 0  # of a version that is not read here
 
 
 class _Stream:
@@ -74,6 +76,7 @@ class EventStreams:
         keys: Names.
         link: Told how it went.
         deliver: Called with each item that came while it was followed.
+        versions: Told of items that are of a newer version.
         types: Payloads to decode as structs.
         wall_ms: The wall clock, for items that are too old for their feed.
 
@@ -88,6 +91,7 @@ class EventStreams:
         keys: Keys,
         link: Link,
         deliver: Callable[[Message], None],
+        versions: FeedVersions,
         *,
         types: Types,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -96,6 +100,7 @@ class EventStreams:
         self._keys = keys
         self._link = link
         self._deliver = deliver
+        self._versions = versions
         self._types = types
         self._wall_ms = wall_ms
         self.counters = EventCounters()
@@ -301,6 +306,11 @@ class EventStreams:
         """Enter an item into the history; None where it is not news."""
         stream.id = number
         try:
+            version = int(fields.get(b"v", 1))
+            if version > self._versions.reads:  # left out: whoever goes on behind it is told of a hole
+                self.counters.newer += 1
+                self._versions.refuse(version)
+                return None
             epoch, seq, ts, body = int(fields[b"e"]), int(fields[b"s"]), int(fields[b"t"]), fields[b"d"]
         except (KeyError, ValueError, TypeError):  # nothing of ours
             self.counters.malformed += 1

@@ -84,18 +84,19 @@ def decode(body: bytes, payload: Any = None) -> Any:
     return _decode(body) if payload is None else msgspec.json.decode(body, type=payload)
 
 
-def parse(data: bytes) -> tuple[int, int, int, bytes]:
-    """Epoch, seq, ts (ms) and JSON of what a channel of the bus carries (`docs/redis.md`).
+def parse(data: bytes) -> tuple[int, int, int, bytes, int]:
+    """Epoch, seq, ts (ms), JSON and version of what a channel of the bus carries (`docs/redis.md`).
 
     Raises:
         ValueError: It is something else.
     """
     head, newline, body = data.partition(b"\n")
     try:
-        epoch, seq, ts = head.split(b" ")
+        epoch, seq, ts, *more = head.split(b" ")
         place = int(epoch), int(seq), int(ts)
+        version = int(more[0]) if more else 1  # what follows is for those who read such versions
     except ValueError:
         newline = b""
     if not newline:
         raise ValueError("not a message of the bus")
-    return (*place, body)
+    return (*place, body, version)

@@ -24,6 +24,7 @@ def show_relay(relay: Relay, metrics: Metrics, prefix: str = "mdp_relay") -> Non
             ("repeated",): float(counters.repeated),
             ("outdated",): float(counters.outdated),
             ("malformed",): float(counters.malformed),
+            ("newer",): float(counters.newer),
         },
     )
     metrics.counters(
@@ -35,6 +36,7 @@ def show_relay(relay: Relay, metrics: Metrics, prefix: str = "mdp_relay") -> Non
             ("repeated",): float(events.repeated),
             ("missed",): float(events.missed),
             ("malformed",): float(events.malformed),
+            ("newer",): float(events.newer),
         },
     )
     metrics.counters(

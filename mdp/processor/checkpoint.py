@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from mdp.cache import schemas
 from mdp.cache.keys import Keys, partition_name
 from mdp.cache.leases import Client
 from mdp.processor import engine_state
@@ -24,7 +25,7 @@ from mdp.processor.windows import Write
 from mdp.queues.stream_reader import Cursor
 
 #: Of what this module writes. It reads this and all older ones.
-SCHEMA = 1
+SCHEMA = schemas.CHECKPOINTS
 _KEEP_SECONDS = 4 * 86_400  # as long as the values made of it: over a weekend with a holiday
 _STEP_SECONDS = 0.003  # of the dump, before the loop is given back
 _LEVEL = 1  # of zlib: 6 saves a tenth of the bytes for three times the time

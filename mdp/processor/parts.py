@@ -17,9 +17,10 @@ import msgspec
 from mdp.analyzers.halt_state import HaltRow
 from mdp.analyzers.leaderboards import BOARDS, RANKED_BY, ROWS
 from mdp.analyzers.rows import BoardRow, QuoteRow
+from mdp.cache import schemas
 from mdp.feeds import HALTS_ACTIVE, MARKET_STATUS, TTA_ALL, Family
 
-SCHEMA = 1
+SCHEMA = schemas.PARTS
 MAX_HALTS = 1_000  # rows of `halts:active`
 SILENT = timedelta(minutes=5)  # a symbol without a trade for so long is in no top trades
 TOP = 100  # symbols with a feed `tta:{S}:widget`

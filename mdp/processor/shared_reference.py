@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from mdp.cache import schemas
 from mdp.cache.keys import Keys
 from mdp.cache.leases import Lease
 from mdp.cache.redis_link import REDIS_ERRORS
@@ -37,7 +38,7 @@ _LEVEL = 1  # of zlib
 _PATIENCE_SECONDS = 30.0  # for another process's values; what an endpoint never gives is not waited for
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
+_decode = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 class SharedReference:
@@ -75,6 +76,7 @@ class SharedReference:
         self._engines = engines
         self._calendar = calendar
         self._wall_ms, self._clock = wall_ms, clock
+        self.refused = schemas.Refused("reference values", schemas.REFERENCE)
         self._fetching = False  # goes on where the lease was only lost with Redis
         self._signature: object = None  # of what was written last
         self._wrote_at = -1e9
@@ -200,7 +202,7 @@ class SharedReference:
             days.setdefault(day, []).append(_encode(record))
             await asyncio.sleep(0)
         for day, records in days.items():
-            packed = await asyncio.to_thread(_pack, self._wall_ms(), records)
+            packed = await asyncio.to_thread(_pack, self.refused.reads, self._wall_ms(), records)
             if not self.lease.valid():
                 return
             await self._client.set(self._keys.reference(day), packed, ex=_KEEP_SECONDS)
@@ -232,21 +234,26 @@ class SharedReference:
         data = await self._client.get(key)
         if data is None:
             return
-        records = await asyncio.to_thread(_unpack, data)
         self._marks = {known: was for known, was in self._marks.items() if known >= today}
         self._marks[name] = data[:_MARK_BYTES]
+        version, *_, packed = _decode(data)
+        written = msgspec.msgpack.decode(version, type=int)
+        if written > self.refused.reads:
+            self.refused.note(written)  # whoever has the lease fetches: we, too, when it is our turn
+            return
+        records = await asyncio.to_thread(_unpack, packed)
         complete = self.reference.load(records, today)
         self._loaded_all = self._loaded_all or complete
         self.loaded += 1
 
 
-def _pack(mark: int, records: list[bytes]) -> bytes:
+def _pack(version: int, mark: int, records: list[bytes]) -> bytes:
     array = b"\xdd" + len(records).to_bytes(4, "big") + b"".join(records)
-    return _encode((mark, zlib.compress(array, _LEVEL)))
+    return _encode((version, mark, zlib.compress(array, _LEVEL)))
 
 
-def _unpack(data: bytes) -> list[Any]:
-    found: list[Any] = msgspec.msgpack.decode(zlib.decompress(_decode(data)[1]))
+def _unpack(packed: msgspec.Raw) -> list[Any]:
+    found: list[Any] = msgspec.msgpack.decode(zlib.decompress(msgspec.msgpack.decode(packed, type=bytes)))
     return found
 
 

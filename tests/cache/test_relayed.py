@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdp.cache.relayed import RelayedMessage, decode, parse
+from mdp.cache.schemas import mark
 from mdp.feeds import QUOTE
 
 NUMBER = st.integers(min_value=0, max_value=2**62)
@@ -18,11 +19,24 @@ def test_whatever_the_payload_is_it_comes_out_as_it_went_in(
     epoch: int, seq: int, ts: int, body: bytes
 ) -> None:
     """Also one with line feeds and spaces: only the first line is the place."""
-    assert parse(b"%d %d %d\n" % (epoch, seq, ts) + body) == (epoch, seq, ts, body)
+    assert parse(b"%d %d %d\n" % (epoch, seq, ts) + body) == (epoch, seq, ts, body, 1)
+
+
+@given(NUMBER, st.integers(min_value=1, max_value=10**6), st.binary())
+def test_the_version_comes_out_as_it_is_marked(number: int, version: int, body: bytes) -> None:
+    """1 is not written out, and what is not written out is 1."""
+    head = b"%d 2 3" % number + mark(version)
+    assert parse(head + b"\n" + body) == (number, 2, 3, body, version)
+    assert (head.count(b" ") == 2) == (version == 1)
+
+
+def test_what_a_newer_version_says_in_its_head_is_passed_over() -> None:
+    """Its version is understood all the same, so that it can be refused with a message."""
+    assert parse(b"1 2 3 4 and more\n{}") == (1, 2, 3, b"{}", 4)
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"1 2 3", b"1 2\n{}", b"1 2 3 4\n{}", b"a b c\n{}", b'{"price":1}', b"\n{}", b"1  2 3\n{}"]
+    "data", [b"", b"1 2 3", b"1 2\n{}", b"1 2 3 x\n{}", b"a b c\n{}", b'{"price":1}', b"\n{}", b"1  2 3\n{}"]
 )
 def test_anything_else_is_refused(data: bytes) -> None:
     """A bare payload above all: somebody publishes on the wrong channel."""

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
-from mdp.cache import paths
+from mdp.cache import paths, schemas
 from mdp.cache.keys import Keys
 from mdp.cache.leases import Lease
 from mdp.cache.redis_link import connect
@@ -25,6 +26,7 @@ from tests.redis_server import RedisServer
 from tests.waiting import eventually
 
 KEYS = Keys("t:")
+NEWER = schemas.REFERENCE + 1
 NOON_MS = (
     datetime(TODAY.year, TODAY.month, TODAY.day, 12, tzinfo=ZoneInfo("America/New_York")).timestamp() * 1e3
 )
@@ -204,3 +206,60 @@ async def test_another_day_is_another_key(redis_server: RedisServer, day: date) 
         await made.two.shared.look()
 
         assert made.two.closes == {}
+
+
+async def test_newer_values_are_left_alone_and_said_once(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old process goes on with what it has, and when it is its turn it fetches its own."""
+    async with world(redis_server) as made:
+        new = newer(made, monkeypatch)
+        await fetched_by(made, new)
+        made.two.reference.enter(TODAY)
+        with capture_logs() as logs:
+            for _ in range(3):
+                await made.two.shared.look()
+
+        assert made.two.closes == {}
+        assert made.two.shared.refused.count == 1, "not read again while it is the same"
+        assert [line["reason"] for line in logs if line["event"] == "reader_too_old"] == [
+            f"reference values of version {NEWER}; this process reads up to {NEWER - 1}: upgrade it, too"
+        ]
+        made.give(made.two)
+        await made.two.shared.look()
+        await eventually(lambda: made.two.reference.complete)
+        assert made.two.closes == {"AAPL": 50, "MSFT": 50}
+        await new.shared.stop()
+
+
+async def test_values_of_an_older_process_are_read(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is not asked again because of an upgrade."""
+    async with world(redis_server) as made:
+        await fetched(made)
+        asked = len(made.provider.asked)
+        new = newer(made, monkeypatch)
+        new.reference.enter(TODAY)
+        await new.shared.look()
+
+        assert new.closes == {"AAPL": 50, "MSFT": 50}
+        assert new.shared.refused.count == 0
+        assert len(made.provider.asked) == asked
+        await new.shared.stop()
+
+
+def newer(made: World, monkeypatch: pytest.MonkeyPatch) -> Process:
+    """A process of the version after ours, beside two of ours."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schemas, "REFERENCE", NEWER)
+        return Process(made.one.shared._client, made.provider.url, made._clock)
+
+
+async def fetched_by(made: World, process: Process) -> None:
+    """One that is neither of the two has everything, and Redis, too."""
+    process.turn.held = True
+    made.give(process)
+    await process.shared.look()
+    await eventually(lambda: process.reference.complete)
+    await process.shared.look()
