@@ -7,10 +7,10 @@ pipeline, one pipeline under way at a time. Redis may be slow or gone for as lon
 **Exactly once.** Entries carry ids of ours: Redis's time as we know it, growing. After a lost connection
 it is not known which of a pipeline's entries were written, and a frozen Redis may even write them later,
 out of the buffer of a socket that we gave up. So they are sent again with the same ids: a stream takes an
-id once, and refuses one that is not larger than its last. A refusal is looked into: our epoch and place at
-the stream's end say that the entry is there; a higher epoch, that another listener has taken over and ours
-must not be written. The same rule keeps out a listener that was frozen past its lease: its ids are older
-than its successor's.
+id once, and refuses one that is not larger than its last. A refusal is looked into: the entry is there, or a
+higher epoch at the stream's end says that another listener has taken over and ours must not be written. So
+is what was under way when a lease was lost, once another listener writes. The same rule keeps out a listener
+that was frozen past its lease: its ids are older than its successor's.
 
 **Accounting**, in events, at any time: each queue's `received = taken + expired + dropped + waiting`, and
 of all queues together `taken = sent + lost + unwritable + under_way`.
@@ -36,12 +36,11 @@ from mdp.queues.entry import VERSION
 from mdp.queues.packer import Packer
 from mdp.queues.streams import (
     START,
-    End,
     EntryId,
     Outgoing,
     PartitionsDiffer,
-    Stream,
-    end_of,
+    ends,
+    fates,
     format_id,
     parse_id,
     settle_partitions,
@@ -135,6 +134,7 @@ class StreamWriter:
         self._last_id: EntryId = START
         self._beat_at = 0.0
         self._trim_at = 0.0
+        self._settle_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._mismatch = ""
@@ -217,7 +217,7 @@ class StreamWriter:
         epoch = self._epoch_now()
         if not epoch:
             await asyncio.sleep(self._config.flush_ms / 1_000)
-            return True
+            return await self._settle_without_lease()
         try:
             if epoch != self._epoch:
                 await self._begin(epoch)
@@ -247,28 +247,44 @@ class StreamWriter:
         await settle_partitions(self._client, self._keys, self._config.partitions)
         await self._look_at_clock()
         streams = list(self.packer.streams.values())
-        ends = await self._ends(streams)
-        for stream, last in zip(streams, ends, strict=True):
+        last_entries = await ends(self._client, streams)
+        for stream, last in zip(streams, last_entries, strict=True):
             self._last_id = max(self._last_id, last.id)
             stream.go_on(last)
-        self._give_up({stream.key: last for stream, last in zip(streams, ends, strict=True)})
+        await self._settle(gained=True)
         self._epoch = epoch
 
-    def _give_up(self, ends: dict[str, End]) -> None:
-        """What was packed under a lease that was lost: it is there, or it is to be written no more."""
-        entries = [*self._under_way, *(entry for entries in self._rounds for entry in entries)]
-        self._under_way, self._rounds = [], []
-        for entry in entries:
-            if _holds(ends[entry.stream.key], entry):
-                self._written(entry)
-            else:
-                self.counters.lost += entry.count
+    async def _settle_without_lease(self) -> bool:
+        """Once a second: what became of what we had packed; false where Redis does not say."""
+        if not (self._under_way or self._rounds) or self._seconds() < self._settle_at:
+            return True
+        self._settle_at = self._seconds() + _HEARTBEAT_SECONDS
+        try:
+            await self._settle(gained=False)
+        except REDIS_ERRORS as error:
+            self._link.bad(error)
+            return False
+        self._link.good()
+        return True
 
-    async def _ends(self, streams: list[Stream]) -> list[End]:
-        pipe = self._client.pipeline(transaction=False)
-        for stream in streams:
-            pipe.execute_command("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
-        return [end_of(answer) for answer in await pipe.execute()]
+    async def _settle(self, *, gained: bool) -> None:
+        """What was packed under a lease that was lost: it is there, or it is to be written no more.
+
+        Args:
+            gained: Under another lease now; if not, the same one may go on until another listener writes.
+        """
+        pipelines = [self._under_way, *self._rounds]
+        entries = [entry for entries in pipelines for entry in entries]
+        open_: set[int] = set()
+        for entry, (last, there) in zip(entries, await fates(self._client, entries), strict=True):
+            if there:
+                self._written(entry)
+            elif gained or (last.header is not None and last.header.epoch > entry.epoch):
+                self.counters.lost += entry.count
+            else:
+                open_.add(id(entry))
+        self._under_way, *rounds = [[one for one in entries if id(one) in open_] for entries in pipelines]
+        self._rounds = [entries for entries in rounds if entries]
 
     def _pack(self, epoch: int) -> list[list[Outgoing]]:
         """What waits, for one step, packed and numbered."""
@@ -361,9 +377,8 @@ class StreamWriter:
     async def _look_into(self, entries: list[Outgoing]) -> list[Outgoing]:
         """Entries whose id a stream refused: settle them; returns those to be sent again, with another id."""
         again = []
-        ends = await self._ends([entry.stream for entry in entries])
-        for entry, last in zip(entries, ends, strict=True):
-            if _holds(last, entry):
+        for entry, (last, there) in zip(entries, await fates(self._client, entries), strict=True):
+            if there:
                 self.counters.found_entries += 1
                 self._written(entry)
             elif last.header is not None and last.header.epoch > entry.epoch:
@@ -381,9 +396,3 @@ class StreamWriter:
         counters.sent += entry.count
         counters.entries += 1
         counters.bytes += len(entry.events) + len(entry.header)
-
-
-def _holds(end: End, entry: Outgoing) -> bool:
-    """Whether a stream that ends so has an entry of ours."""
-    header = end.header
-    return header is not None and header.epoch == entry.epoch and header.place >= entry.place

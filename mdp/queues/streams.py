@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -114,3 +114,40 @@ class Outgoing(msgspec.Struct):
     events: bytes
     id: str = ""
     least_ms: int = 0
+
+
+async def ends(client: Redis, streams: Sequence[Stream]) -> list[End]:
+    """The last entry of each stream.
+
+    Raises:
+        REDIS_ERRORS: It could not be asked.
+    """
+    pipe = client.pipeline(transaction=False)
+    for stream in streams:
+        pipe.execute_command("XREVRANGE", stream.key, "+", "-", "COUNT", 1)
+    return [end_of(answer) for answer in await pipe.execute()]
+
+
+async def fates(client: Redis, entries: Sequence[Outgoing]) -> list[tuple[End, bool]]:
+    """Of each entry that was sent the end of its stream, and whether the stream has (or had) the entry.
+
+    Raises:
+        REDIS_ERRORS: It could not be asked.
+    """
+    if not entries:
+        return []
+    pipe = client.pipeline(transaction=False)
+    for entry in entries:
+        pipe.execute_command("XREVRANGE", entry.stream.key, "+", "-", "COUNT", 1)
+        pipe.execute_command("XRANGE", entry.stream.key, entry.id, entry.id)
+    answers = [end_of(answer) for answer in await pipe.execute()]
+    return [
+        (last, _shows(last, entry) or _shows(found, entry))
+        for entry, last, found in zip(entries, answers[::2], answers[1::2], strict=True)
+    ]
+
+
+def _shows(found: End, entry: Outgoing) -> bool:
+    """Whether what a stream holds there is the entry, or one that we wrote behind it."""
+    header = found.header
+    return header is not None and header.epoch == entry.epoch and header.place >= entry.place
