@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
+from mdp.analyzers.price_history import SLOT_MS
 from mdp.analyzers.raw_feeds import SEARCHED as RAW_SEARCHED
 from mdp.processor import checkpoint
 from mdp.processor.checkpoint import CheckpointStore, Dumped
@@ -78,7 +79,7 @@ class Partition:
             engine,
             gather=self._flushers.gather,
             events=lambda: self.total,
-            warming_up=lambda: not self.live,
+            warming_up=lambda: not self.live or out.warming_up(),
             told=lambda: self._flushers.told,
         )
 
@@ -158,7 +159,13 @@ class Partition:
                 engine.rewind(market_ms)
             return
         self._back = 0
+        market = engine.market
+        before = market.clock.now_ms // SLOT_MS
         engine.lead(market_ms)
+        if market.clock.now_ms // SLOT_MS != before:
+            # Changes over the last minutes are others now: boards are ranked anew, as in one process, where
+            # some symbol of the market always has a bar.
+            market.revision += 1
 
     # -- the state must not move --------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class PartitionBuilder:
 
     Attributes:
         on_day: Called with (partition's swap, trading day) at a partition's reset, before its first bar.
+        warming_up: Whether reference values are still on their way, for `market:status`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PartitionBuilder:
         on_refused: Callable[[int], None],
     ) -> None:
         self.on_day: Callable[[ReferenceSwap, date], None] = lambda _swap, _day: None
+        self.warming_up: Callable[[], bool] = lambda: False
         self._writer = writer
         self._partitions = partitions
         self._analyzers = analyzers
@@ -65,6 +67,7 @@ class PartitionBuilder:
             valid=lease.valid,
             on_refused=lambda: self._on_refused(partition),
         )
+        out.warming_up = lambda: self.warming_up()
         market = Market(max_symbols=self._max_symbols, include_otc=self._include_otc)
         market.clock = LedClock()
         market.clock.use(self._calendar)

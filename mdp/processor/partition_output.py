@@ -58,6 +58,7 @@ class PartitionOutput:
             valid=valid,
             on_refused=on_refused,
         )
+        self.warming_up: Callable[[], bool] = lambda: False
         self.results = Results(self.output, self.output)
         self._before: tuple[float, int] = (clock(), 0)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from mdp.analyzers.price_history import MINUTES, SLOT_MS
 from mdp.analyzers.state import Market
 from mdp.analyzers.trade_ledger import TradeLedger
 from mdp.cache.base import encode_json
@@ -24,6 +25,7 @@ PER_SECOND = 4_000
 
 #: What a daily range says besides the enriched quote begins with this: making one of them is making both.
 _RANGE_BEGINS = b',"pre_market_high":'
+_SLOTS_BACK = max(MINUTES) * 60_000 // SLOT_MS
 _RARE = (HALT, LULD)  # published whenever they change; walked only where Redis may have lost them
 
 
@@ -172,6 +174,8 @@ class ValueWalk:
             0 if known is None else known.revision,
             market.trade_count(symbol),
             market.is_stale(symbol, state.start),
+            # Changes over the last minutes go on without a bar, until the newest one is older than them all.
+            min(int(market.clock.now_ms // SLOT_MS), int(state.start // SLOT_MS) + _SLOTS_BACK),
         )
 
     def _of_trades(self, symbol: str) -> tuple[Any, ...] | None:

@@ -69,7 +69,7 @@ def test_only_what_changed() -> None:
     bench = Bench(50)
     bench.due()
     assert bench.due() == []
-    bench.rig.send(bar("S7", NOON + 60_000, 11, av=2))
+    bench.rig.send(bar("S7", NOON + 5_000, 11, av=2))
     assert sorted(bench.due()) == sorted((family, "S7") for family in BARS)
     bench.rig.send(trade("S8", NOON, 100), trade("NEW", NOON, 100))
     assert sorted(bench.due()) == sorted(
@@ -81,6 +81,20 @@ def test_only_what_changed() -> None:
         ]
     )
     assert bench.due() == []
+
+
+def test_changes_over_the_last_minutes_go_on_without_a_bar() -> None:
+    """A quiet symbol is written each quarter of a minute, until its newest bar is older than half an hour."""
+    bench = Bench(10)
+    bench.due()
+    quiet = sorted((family, f"S{n}") for family in ("quote:{S}", "daily_range:{S}") for n in range(10))
+    for minutes in (0.25, 1, 29.75, 30):
+        bench.rig.tick(NOON + minutes * 60_000)
+        assert sorted(bench.due()) == quiet
+        assert bench.due() == []
+    for minutes in (30.25, 31, 45):
+        bench.rig.tick(NOON + minutes * 60_000)
+        assert bench.due() == []
 
 
 def test_a_bar_sent_again_and_a_late_one() -> None:
