@@ -18,7 +18,7 @@ import structlog
 from redis.asyncio import RedisCluster
 
 from mdp.cache.redis_link import READ_BYTES, REDIS_ERRORS, Link
-from mdp.cache.tasks import begin, end
+from mdp.cache.tasks import Part, end
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ def glob(before: str, after: str) -> str:
     return "*".join(_GLOB.sub(r"\\\1", part) for part in (before, after))
 
 
-class Channels:
+class Channels(Part):
     """See the module. For the event loop's thread.
 
     Args:
@@ -49,6 +49,8 @@ class Channels:
         up: Whether there is one.
         messages: Taken so far.
     """
+
+    name = "relay-channels"
 
     def __init__(
         self,
@@ -76,22 +78,6 @@ class Channels:
         self._tokens = itertools.count(1)
         self._pongs: dict[bytes, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Connect, and stay connected."""
-        if self._task is None:
-            self._task = begin(self._run(), "relay-channels")
-
-    async def stop(self) -> None:
-        """End. Safe to call twice, or before `start`."""
-        task, self._task = self._task, None
-        await end(task)
-
-    @property
-    def died(self) -> bool:
-        """Whether its task ended by itself, which only a defect can do."""
-        return self._task is not None and self._task.done()
 
     def want(self, name: str, *, pattern: bool) -> None:
         """Subscribe a channel or pattern from now on."""

@@ -23,7 +23,7 @@ from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.relay_channels import glob
 from mdp.cache.relay_versions import FeedVersions
 from mdp.cache.relayed import RelayedMessage, Types
-from mdp.cache.tasks import begin, end
+from mdp.cache.tasks import Part
 from mdp.feeds import EVENT, FAMILIES, Family, resolve
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class _Stream:
         self.broken = False  # something was lost before the last item
 
 
-class EventStreams:
+class EventStreams(Part):
     """See the module. For the event loop's thread.
 
     Args:
@@ -84,6 +84,8 @@ class EventStreams:
         on_missed: Called with feed and family before an item that does not follow the one before, because
             some were trimmed unread or Redis began anew.
     """
+
+    name = "relay-events"
 
     def __init__(
         self,
@@ -111,24 +113,8 @@ class EventStreams:
         self._searched_at = float("-inf")
         self._broken = False  # the last command failed: streams may not be what they were
         self._failures = 0
-        self._task: asyncio.Task[None] | None = None
         for family in FIXED:
             self.follow(family.name, family)
-
-    def start(self) -> None:
-        """Begin to read."""
-        if self._task is None:
-            self._task = begin(self._run(), "relay-events")
-
-    async def stop(self) -> None:
-        """End. Safe to call twice, or before `start`."""
-        task, self._task = self._task, None
-        await end(task)
-
-    @property
-    def died(self) -> bool:
-        """Whether its task ended by itself, which only a defect can do."""
-        return self._task is not None and self._task.done()
 
     @property
     def loaded(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
 from mdp.cache.relay_channels import glob
-from mdp.cache.tasks import begin, end
+from mdp.cache.tasks import Part, end
 from mdp.feeds import Family, resolve
 
 _PERIOD_SECONDS = 60.0
@@ -22,7 +22,7 @@ _COUNT = 2_000  # keys looked at by one command
 _MAX_NAMES = 500_000  # of all families together
 
 
-class SymbolIndex:
+class SymbolIndex(Part):
     """See the module. For the event loop's thread.
 
     Args:
@@ -31,6 +31,8 @@ class SymbolIndex:
         link: Told how commands went.
     """
 
+    name = "relay-index"
+
     def __init__(self, client: Any, keys: Keys, link: Link) -> None:
         self._client = client
         self._prefix = keys.value("")
@@ -38,23 +40,12 @@ class SymbolIndex:
         self._names: dict[str, dict[str, None]] = {}  # family name -> symbols
         self._looked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look."""
-        if self._task is None:
-            self._task = begin(self._run(), "relay-index")
 
     async def stop(self) -> None:
         """End. Safe to call twice, or before `start`."""
-        tasks = self._task, self._looking
-        self._task = self._looking = None
-        await end(*tasks)
-
-    @property
-    def died(self) -> bool:
-        """Whether its task ended by itself, which only a defect can do."""
-        return self._task is not None and self._task.done()
+        await super().stop()
+        looking, self._looking = self._looking, None
+        await end(looking)
 
     @property
     def loaded(self) -> bool:

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS, Link
-from mdp.cache.tasks import begin, end
+from mdp.cache.tasks import Part
 
 LIFE_SECONDS = 10
 RENEW_SECONDS = 3.0
@@ -23,7 +23,7 @@ _REPEAT_SECONDS = 8.0  # between two sayings of everything, where the set cannot
 _CHUNK = 1_000  # patterns of one command
 
 
-class Interests:
+class Interests(Part):
     """See the module. For the event loop's thread; nothing here waits but `stop`.
 
     Args:
@@ -32,6 +32,8 @@ class Interests:
         owner: Id of this process.
         link: Told how commands went.
     """
+
+    name = "relay-interest"
 
     def __init__(self, client: Any, keys: Keys, owner: str, link: Link) -> None:
         self._client = client
@@ -43,27 +45,15 @@ class Interests:
         self._words: dict[str, str] = {}  # pattern -> + or -, to be said
         self._wake = asyncio.Event()
         self._repeated_at = float("-inf")  # when all words were said instead of the set
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to say it."""
-        if self._task is None:
-            self._task = begin(self._run(), "relay-interest")
 
     async def stop(self) -> None:
         """Want nothing any more, and say so where Redis answers. Within a bound of time."""
-        task, self._task = self._task, None
-        if task is None:
+        if self._task is None:
             return
-        await end(task)
+        await super().stop()
         with contextlib.suppress(*REDIS_ERRORS):
             async with asyncio.timeout(0.5):
                 await self._client.delete(self._key)
-
-    @property
-    def died(self) -> bool:
-        """Whether its task ended by itself, which only a defect can do."""
-        return self._task is not None and self._task.done()
 
     def begin(self, pattern: str) -> None:
         """A pattern is wanted: from now on, or after a lost connection still. So are its present values."""

@@ -15,7 +15,7 @@ from typing import Any
 from mdp.cache import schemas
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import REDIS_ERRORS
-from mdp.cache.tasks import begin, end
+from mdp.cache.tasks import Part
 
 #: How long a newer writer counts as there after its last word; as long as `mdp:schema` lives.
 LIFE_SECONDS = 10
@@ -26,7 +26,7 @@ class NewerFeeds(Exception):
     """A value that may be of a newer version than is read here. One line for a person."""
 
 
-class FeedVersions:
+class FeedVersions(Part):
     """See the module. For the event loop's thread.
 
     Args:
@@ -39,6 +39,8 @@ class FeedVersions:
         refused: What was left alone.
     """
 
+    name = "relay-versions"
+
     def __init__(self, client: Any, keys: Keys, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.reads = schemas.FEEDS
         self.refused = schemas.Refused("feeds", self.reads)
@@ -46,22 +48,6 @@ class FeedVersions:
         self._key = keys.schema
         self._clock = clock
         self._until = float("-inf")  # a newer writer counts as there
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look."""
-        if self._task is None:
-            self._task = begin(self._run(), "relay-versions")
-
-    async def stop(self) -> None:
-        """End. Safe to call twice, or before `start`."""
-        task, self._task = self._task, None
-        await end(task)
-
-    @property
-    def died(self) -> bool:
-        """Whether its task ended by itself, which only a defect can do."""
-        return self._task is not None and self._task.done()
 
     @property
     def newer(self) -> str:

@@ -43,6 +43,32 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
             ended.exception()  # looked at: what ended it is not to be logged as never retrieved
 
 
+class Part(ABC):
+    """Base of parts of a stage that are one task each: subclasses say what it does (`_run`)."""
+
+    name: str
+    _task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin. A second call changes nothing."""
+        if self._task is None:
+            self._task = begin(self._run(), self.name)
+
+    async def stop(self) -> None:
+        """End. Safe to call twice, or before `start`."""
+        task, self._task = self._task, None
+        await end(task)
+
+    @property
+    def died(self) -> bool:
+        """Whether its task ended by itself, which only a defect can do."""
+        return self._task is not None and self._task.done()
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """What it does until it is cancelled."""
+
+
 class Background(ABC):
     """Base of stages that are one task: subclasses say what it does (`_run`), and their health."""
 

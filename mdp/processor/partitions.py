@@ -10,7 +10,7 @@ import structlog
 
 from mdp.cache.leases import Lease
 from mdp.cache.redis_link import REDIS_ERRORS
-from mdp.cache.tasks import end
+from mdp.cache.tasks import Background, end
 from mdp.processor import checkpoint
 from mdp.processor.checkpoint import CheckpointStore, NewerCheckpoint
 from mdp.processor.engine import Engine
@@ -39,7 +39,7 @@ _PARKED_SECONDS = 600.0  # a state is kept for its lease to come back, e.g. from
 Build = Callable[[int, Lease], tuple[PartitionOutput, Engine]]
 
 
-class Partitions:
+class Partitions(Background):
     """An `Owner` for `Spread`, and a stage: start it before, stop it after.
 
     Args:
@@ -87,8 +87,8 @@ class Partitions:
         self._replays: dict[int, int] = {}
         self._parked: dict[int, tuple[float, Partition, dict[str, Cursor]]] = {}
         self._keeping: dict[int, asyncio.Task[None]] = {}
+        self._unsaved: set[int] = set()  # Redis has no checkpoint: ours is the only state there is
         self._ending: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
         reader.on_caught_up = self._caught_up
         reader.on_missed = lambda queue, partition, events, _header: self._lost(
             queue, partition, events, "missed"
@@ -98,15 +98,9 @@ class Partitions:
 
     # -- as a stage ---------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Begin to read what will be taken."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
-
     async def stop(self) -> None:
         """Stop reading, end whatever is still at work. Safe to call twice, or before `start`."""
-        task, self._task = self._task, None
-        await end(task)
+        await super().stop()
         for number in list(self.working):
             self.drop(number)
         await asyncio.gather(*self._ending, return_exceptions=True)
@@ -138,6 +132,7 @@ class Partitions:
             REDIS_ERRORS: Redis went meanwhile.
         """
         self._took[partition] = self._clock()
+        self._unsaved.discard(partition)
         try:
             saved = await self._store.load(partition)
         except NewerCheckpoint as exc:
@@ -150,6 +145,7 @@ class Partitions:
         one = Partition(partition, lease.epoch, engine, out, observe=self._observe)
         if saved is None and parked is not None and self._clock() - parked[0] < _PARKED_SECONDS:
             # Redis lost everything, and we still have it.
+            self._unsaved.add(partition)
             _, before, cursors = parked
             dumped = await checkpoint.dump(
                 before.engine, before.epoch, cursors, before.processed, before.lost
@@ -312,7 +308,7 @@ class Partitions:
             log.info(
                 "partition_live", partition=number, seconds=round(self.replayed_seconds, 3), new_events=new
             )
-        pause, before = _FIRST_SECONDS, (-1, -1)
+        pause, before = 0.0 if number in self._unsaved else _FIRST_SECONDS, (-1, -1)
         while not one.gone:
             await asyncio.sleep(pause)
             now = (one.total, one.engine.market.revision)

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from mdp.cache.rest import RestClient
-from mdp.cache.tasks import end
+from mdp.cache.tasks import Background
 from mdp.cache.validate import Rejected
 from mdp.listener.announcement import Announcement
 from mdp.observability.loop_lag import StepTimer
@@ -44,7 +44,7 @@ class _Repair:
         self.parts = 0
 
 
-class Repairs:
+class Repairs(Background):
     """See the module.
 
     Args:
@@ -85,20 +85,13 @@ class Repairs:
         self._repairs: dict[int, _Repair] = {}
         self._said: tuple[Announcement, bool] | None = None
         self._ending: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
         self._counts: dict[tuple[str, ...], float] = {}  # of repairs that are over: (kind, word ...)
 
     # -- as a stage ---------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Look once a second from now on."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self.name)
-
     async def stop(self) -> None:
         """Give up what is under way; it is in the checkpoints. Safe to call twice, or before `start`."""
-        task, self._task = self._task, None
-        await end(task)
+        await super().stop()
         for number in list(self._repairs):
             self.gone(number)
         await asyncio.gather(*self._ending, return_exceptions=True)

@@ -6,7 +6,7 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from mdp.cache.tasks import Background, begin, end
+from mdp.cache.tasks import Background, Part, begin, end
 
 
 async def test_a_task_that_raises_is_told_of() -> None:
@@ -83,3 +83,46 @@ async def test_a_stage_of_one_task_begins_once_and_ends_whenever() -> None:
     await asyncio.sleep(0)
     assert stage.runs == 2
     await stage.stop()
+
+
+class Looker(Part):
+    """One that looks, until a defect ends it."""
+
+    name = "looker"
+
+    def __init__(self) -> None:
+        self.began = 0
+        self.defect = asyncio.Event()
+
+    async def _run(self) -> None:
+        self.began += 1
+        await self.defect.wait()
+        raise ValueError("defect")
+
+
+async def test_a_part_begins_once_and_ends_twice() -> None:
+    """Nothing happens before `start`, and `stop` is safe at any time."""
+    part = Looker()
+    await part.stop()
+    part.start()
+    part.start()
+    await asyncio.sleep(0)
+    assert part.began == 1
+    await part.stop()
+    await part.stop()
+    assert not part.died
+
+
+async def test_a_part_that_a_defect_ended_says_so() -> None:
+    """Whoever it belongs to is not healthy then."""
+    part = Looker()
+    part.start()
+    assert not part.died
+    with capture_logs() as logs:
+        part.defect.set()
+        assert part._task is not None
+        await asyncio.wait({part._task})
+        await asyncio.sleep(0)
+    assert part.died
+    await part.stop()
+    assert [line["task"] for line in logs] == ["looker"]
