@@ -262,10 +262,22 @@ class Cluster:
 
     async def publisher(self) -> Role:
         """The processor that makes the boards."""
-        for name, said in (await self.processors()).items():
-            if said and said["publishes"]:
-                return self.roles[name]
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < until:  # one that is busy does not answer in time
+            for name, said in (await self.processors()).items():
+                if said and said["publishes"]:
+                    return self.roles[name]
+            await asyncio.sleep(0.2)
         raise AssertionError("nobody publishes")
+
+    async def listener(self) -> Role:
+        """The one that is connected, once there is one."""
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < until:
+            if (found := await self.active_listener()) is not None:
+                return found
+            await asyncio.sleep(0.2)
+        raise AssertionError("no listener is connected")
 
     async def active_listener(self) -> Role | None:
         """The one that is connected."""

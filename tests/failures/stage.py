@@ -24,9 +24,20 @@ BOARDS = ("scanners:top_volume", "scanners:top_gainers")
 _SYMBOLS = 20
 _OPEN_MS = 1_773_149_400_000  # 2026-03-10 09:30 New York: before it the witness knows less than the platform
 _PATIENCE_SECONDS = 60.0
-_AFTER_SECONDS = 3.0
 _LOOK_SECONDS = 0.4
 _LATE_SECONDS = 0.5  # what came just before the end may still be under way
+
+
+class Pace(msgspec.Struct, kw_only=True, frozen=True):
+    """How long a case waits for what may still come, in seconds."""
+
+    before_s: float = 2.0  # data flows
+    after_s: float = 3.0  # likewise, once everything is healed
+    still_s: float = 1.2  # nothing is counted any more: all has been processed
+    open_s: float = 5.0  # after the market's open clients have to be there
+
+
+QUICK = Pace(before_s=0.2, after_s=0.3, still_s=0.7, open_s=1.0)
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -56,8 +67,9 @@ class Outcome(msgspec.Struct, kw_only=True):
 class Stage:
     """See the module. Made by `staged`."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, pace: Pace | None = None) -> None:
         self.cluster = cluster
+        self._pace = pace or Pace()
         self.witness = Witness(cluster.sim_port)
         self.books = Books(cluster)
         self.recorders: list[Recorder] = []
@@ -78,18 +90,19 @@ class Stage:
         """Start everything, and wait for the open of the market."""
         await self.witness.start()
         await self.cluster.start()
+        await self.cluster.pause(False)
         symbols = await self._busiest()
         feeds = [*BOARDS, "market:status", *EVENT_FEEDS]
         feeds += [f"{kind}:{symbol}" for symbol in symbols for kind in ("quote", "daily_range")]
-        for first in ("wds-a", "wds-b"):
+        for first in [role.name for role in self.cluster.of("wds")]:
             recorder = Recorder(first, self.cluster.wds_urls(first), feeds)
             self.recorders.append(recorder)
             await recorder.start()
         self._library_task = asyncio.create_task(self._read_with_library())
         while True:
             self._joined_ms = (await self.cluster.stats())["market_time_ms"]
-            if self._joined_ms > _OPEN_MS + 5_000:  # begun after it: alerts cannot be compared
-                break
+            if self._joined_ms > _OPEN_MS + self._pace.open_s * 1_000:
+                break  # begun after it: alerts cannot be compared
             await asyncio.sleep(0.5)
         await self._flowing()
         assert self.witness.bars, "the witness sees no bars"
@@ -104,15 +117,22 @@ class Stage:
             await recorder.stop()
         await self.witness.stop()
 
-    async def play(self, name: str, act: Callable[[Stage], Awaitable[None]]) -> Outcome:
+    async def play(
+        self, name: str, act: Callable[[Stage], Awaitable[None]], *, heals: bool = True
+    ) -> Outcome:
         """One case: data flows, something happens, all is healed, data flows, the market stands still.
+
+        Args:
+            name: Of the case.
+            act: What happens.
+            heals: Whether processes that are gone are started again.
 
         Raises:
             AssertionError: It does not heal.
         """
         await self.cluster.pause(False)
         await self._flowing()
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(self._pace.before_s)
         self.returned = None
         balance = self._balance
         compared = self._compared
@@ -127,8 +147,9 @@ class Stage:
         try:
             await act(self)
             await self._flowing()
-            await self.cluster.heal()
-            await asyncio.sleep(_AFTER_SECONDS)
+            if heals:
+                await self.cluster.heal()
+            await asyncio.sleep(self._pace.after_s)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -213,8 +234,7 @@ class Stage:
     async def _rest(self) -> None:
         """Let the market stand still, and count."""
         await self.cluster.pause(True)
-        await self.books.quiet()
-        self._balance = await self.books.balance()
+        self._balance = await self.books.quiet(self._balance, self._pace.still_s)
         await self.gaps.look()
         told = {key: event for key, event in (await self.witness.told()).items() if self._counts(key)}
         missing: set[Any] = set()
@@ -260,7 +280,8 @@ async def staged(folder: Path, kind: str) -> AsyncIterator[Stage]:
     Args:
         folder: For logs; a short path.
         kind: "plain"; "proxied": a network between each role and Redis; "skewed": clocks that are 2 s wrong,
-            against each other and against Redis; "one": the provider allows one connection.
+            against each other and against Redis; "one": the provider allows one connection; "small": few
+            processes and symbols, for cases that are over in seconds.
     """
     options: dict[str, Any] = {}
     if kind == "proxied":
@@ -270,8 +291,13 @@ async def staged(folder: Path, kind: str) -> AsyncIterator[Stage]:
         options["skews"] = {"listener-a": 2.0, "processor-a": -2.0, "wds-a": 2.0, "scanner-a": -2.0}
     elif kind == "one":
         options["second_connection"] = "reject"
+    elif kind == "small":
+        options["roles"] = ("listener-a", "processor-a", "processor-b", "wds-a")
+        # Everybody is there before the market opens, whatever time that takes.
+        options |= {"rate": 600.0, "symbols": 60, "start": "2026-03-10T09:29:59"}
+        options["simulate"] = ("--fault", "pause")
     async with Cluster(folder, **options) as cluster:
-        stage = Stage(cluster)
+        stage = Stage(cluster, QUICK if kind == "small" else None)
         try:
             await stage.begin()
             yield stage
