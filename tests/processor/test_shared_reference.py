@@ -38,6 +38,7 @@ class Turn:
     def __init__(self) -> None:
         self.held = False
         self.free_in_seconds = 0.0  # when another's ends
+        self.on_gained: list[Callable[[int], None]] = []
 
     def valid(self) -> bool:
         return self.held

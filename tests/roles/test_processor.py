@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -48,16 +50,26 @@ def live(*processes: RoleProcess) -> int:
     return sum(one.live for process in processes for one in role(process).partitions.working.values())
 
 
+@asynccontextmanager
+async def working(server: RedisServer) -> AsyncIterator[tuple[RoleProcess, Listener]]:
+    """A processor that has all partitions, and a listener that fills their streams."""
+    listener = Listener(server, PARTITIONS)
+    await listener.start()
+    process = RoleProcess(config(server), ["processor"])
+    await process.start()
+    try:
+        await eventually(lambda: live(process) == PARTITIONS)
+        yield process, listener
+    finally:
+        await process.stop()
+        await listener.stop()
+
+
 async def test_a_processor_makes_quotes_and_boards_of_what_is_in_the_streams(
     redis_server: RedisServer,
 ) -> None:
     """Under the names that clients read; boards of the whole market by whoever has the lease for them."""
-    listener = Listener(redis_server, PARTITIONS)
-    await listener.start()
-    process = RoleProcess(config(redis_server), ["processor"])
-    await process.start()
-    try:
-        await eventually(lambda: live(process) == PARTITIONS)
+    async with working(redis_server) as (process, listener):
         await listener.send(market(30))
         with redis_server.client() as client:
 
@@ -72,9 +84,6 @@ async def test_a_processor_makes_quotes_and_boards_of_what_is_in_the_streams(
         assert said["publishes"]
         assert said["lost"] == {}
         assert all(one["live"] for one in said["partitions"].values())
-    finally:
-        await process.stop()
-        await listener.stop()
     with redis_server.client() as client:
         assert client.keys("t:mdp:lease:*") == [], "given back"
         assert len(client.keys("t:mdp:checkpoint:*")) == PARTITIONS
@@ -178,12 +187,7 @@ async def test_a_static_assignment_is_all_that_is_taken(redis_server: RedisServe
 
 async def test_what_became_of_every_event_is_told(redis_server: RedisServer) -> None:
     """By queue and in sum: what the listener wrote was processed, and each analyzer says how it does."""
-    listener = Listener(redis_server, PARTITIONS)
-    await listener.start()
-    process = RoleProcess(config(redis_server), ["processor"])
-    await process.start()
-    try:
-        await eventually(lambda: live(process) == PARTITIONS)
+    async with working(redis_server) as (process, listener):
         total = await listener.send(market(30))
         controls = process.shared.roles["processor"].controls
         assert isinstance(controls, ProcessorControls)
@@ -195,9 +199,6 @@ async def test_what_became_of_every_event_is_told(redis_server: RedisServer) -> 
         rows = {row["name"]: row for row in controls.analyzers()}
         assert rows["leaderboards"]["partitions"] == PARTITIONS
         assert rows["leaderboards"]["failures"] == 0
-    finally:
-        await process.stop()
-        await listener.stop()
 
 
 async def test_the_last_boards_are_written_before_the_lease_for_them_is_given_back(

@@ -20,7 +20,7 @@ from tests.app_support import request
 from tests.processor.processors import Listener, OneProcess
 from tests.processor.test_partitions import REFERENCES, SYMBOLS, market
 from tests.redis_server import RedisServer
-from tests.roles.test_processor import PARTITIONS, config, live, role
+from tests.roles.test_processor import PARTITIONS, config, live, role, working
 from tests.waiting import eventually
 
 #: Bars with `av` need it not, and how often it is brought up to date depends on batches.
@@ -35,7 +35,7 @@ async def ask(process: RoleProcess, symbol: str) -> tuple[int, Any]:
 
 async def ask_until_known(process: RoleProcess, symbol: str) -> tuple[int, Any]:
     """As an operator does who is told to ask again."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (answer := await ask(process, symbol))[0] == 503:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.05)
     return answer
@@ -129,12 +129,7 @@ async def test_the_owner_says_the_numbers_of_one_process_and_others_say_who_owns
 
 async def test_what_nobody_knows_is_told_with_what_to_check(redis_server: RedisServer) -> None:
     """By its owner: 404 without an owner to ask; its case where that is it, whosever partition that is."""
-    listener = Listener(redis_server, PARTITIONS)
-    await listener.start()
-    process = RoleProcess(config(redis_server), ["processor"])
-    await process.start()
-    try:
-        await eventually(lambda: live(process) == PARTITIONS)
+    async with working(redis_server) as (process, listener):
         await listener.send(market(30))
         await eventually(lambda: all("S" in s for s in [*_symbols(process)]) and len(_symbols(process)) == 40)
         status, told = await ask(process, "NOPE")
@@ -144,9 +139,6 @@ async def test_what_nobody_knows_is_told_with_what_to_check(redis_server: RedisS
             status, told = await ask(process, symbol)
             assert status == 404
             assert f"'{symbol.upper()}' is known" in told["error"]
-    finally:
-        await process.stop()
-        await listener.stop()
 
 
 def _symbols(process: RoleProcess) -> set[str]:
