@@ -35,9 +35,11 @@ _WRITE_SECONDS = 2.0  # between two writes while values come
 _KEEP_SECONDS = 5 * 86_400
 _MARK_BYTES = 24  # of a value, from its beginning: they differ where it was written anew
 _LEVEL = 1  # of zlib
+_UNKNOWN = "unknown"  # in the place of a day: the fields that a symbol without values waits for
 _PATIENCE_SECONDS = 30.0  # for another process's values; what an endpoint never gives is not waited for
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode_names = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 _decode = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
@@ -83,7 +85,10 @@ class SharedReference:
         self._began = clock()
         self._loaded_all = False
         self._marks: dict[str, bytes] = {}  # day -> beginning of the value that was loaded
+        self._pending: tuple[str, ...] | None = None  # what a symbol without values waits for; None: unknown
+        self._said: tuple[str, ...] | None = None  # the same as it was written
         self._task: asyncio.Task[None] | None = None
+        lease.on_gained.append(lambda _epoch: self._write_again())
         reference.on_rows.append(self._rows)
         reference.on_swap.append(self._swapped)
         reference.on_unknown.append(self._unknown)
@@ -118,7 +123,9 @@ class SharedReference:
         elsewhere until all were loaded, or for half a minute."""
         if self._fetching:
             return not self.reference.ready
-        return not self._loaded_all and self._clock() - self._began < _PATIENCE_SECONDS
+        if self._loaded_all or self._pending == ():  # all are there, or the provider has none
+            return False
+        return self._clock() - self._began < _PATIENCE_SECONDS
 
     # -- for the partitions -------------------------------------------------------------------------
 
@@ -132,6 +139,8 @@ class SharedReference:
 
     def ready(self, engine: Engine) -> None:
         """A partition's state was taken back: give it the day's values."""
+        if self._pending is not None:
+            _swap_of(engine).unknown(self._pending)
         day = engine.market.clock.day
         if day is not None:
             self.on_day(_swap_of(engine), day.day)
@@ -153,6 +162,11 @@ class SharedReference:
             _swap_of(engine).swap(rows)
 
     def _unknown(self, pending: tuple[str, ...]) -> None:
+        if self._fetching:  # nobody else knows what the provider does not have at all
+            self._know(pending)
+
+    def _know(self, pending: tuple[str, ...]) -> None:
+        self._pending = pending
         for engine in self._engines():
             _swap_of(engine).unknown(pending)
 
@@ -187,8 +201,15 @@ class SharedReference:
         if self.lease.valid():
             await self._write()
 
+    def _write_again(self) -> None:
+        """Redis may have lost what was written."""
+        self._signature = self._said = None
+
     async def _write(self) -> None:
         reference = self.reference
+        if self._pending != self._said:
+            await self._client.set(self._keys.reference(_UNKNOWN), _encode(self._pending))
+            self._said = self._pending
         progress = reference.progress
         signature = (reference.day, progress.done, len(reference.rows), reference.health().detail)
         if signature == self._signature or self._clock() - self._wrote_at < _WRITE_SECONDS:
@@ -210,6 +231,9 @@ class SharedReference:
         self._signature = signature
 
     async def _load(self) -> None:
+        said = await self._client.get(self._keys.reference(_UNKNOWN))
+        if said is not None and (pending := _decode_names(said)) != self._pending:
+            self._know(pending)
         days = {engine.market.clock.day.day for engine in self._engines() if engine.market.clock.day}
         if self.reference.day is not None:
             days.add(self.reference.day)
