@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from massive import WebSocketClient
 from massive.websocket.models import Feed
-from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import DATA_OPCODES, Frame
-from websockets.protocol import Event
 
 from mdp.config import MassiveConfig
 
+from .connection import MAX_QUEUE, Burst, BurstConnection
 from .outcome import Next, Outcome, of_close, of_error, of_status, one_line, statuses_of
 from .ring import Frame as RawFrame
 from .ring import RawRing
@@ -36,10 +34,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Frames that may wait between socket and callback before the socket is not read any more.
-MAX_QUEUE = 128
 #: How long the callback may read what is buffered before the loop turns.
-MAX_BURST_NS = 2_000_000
+MAX_READ_NS = 2_000_000
 #: A pong waits behind the data in front of it; under overload that is many seconds.
 PING_INTERVAL_SECONDS, PING_TIMEOUT_SECONDS = 20.0, 60.0
 #: For the closing handshake; then the socket is dropped. Stopping must stay within 1.5 s.
@@ -48,10 +44,10 @@ CLOSE_SECONDS = 0.5
 VERDICT_GRACE_SECONDS = 0.25
 
 #: Before Python 3.12 `asyncio.wait_for` runs its argument as a task, so the client gives the loop back
-#: at every frame by itself.
+#: at every burst by itself.
 CLIENT_YIELDS = sys.version_info < (3, 12)
 
-Callback = Callable[[RawFrame], Awaitable[None]]
+Callback = Callable[[Burst], Awaitable[None]]
 
 _FEEDS = {"RealTime": Feed.RealTime, "Delayed": Feed.Delayed}
 
@@ -103,7 +99,7 @@ class Attempt:
         self._on_open = on_open
         self._on_live = on_live
         self._secrets = (config.api_key,)
-        self._connection: _Connection | None = None
+        self._connection: BurstConnection | None = None
         self._verdict: asyncio.Future[Outcome] | None = None
         self._authenticated = False
         self._client_yields = client_yields
@@ -169,39 +165,39 @@ class Attempt:
         client.scheduled_subs = set(wanted)
 
     def _callback(self) -> Callback:
-        """What the client awaits for each frame. Everything here is paid per frame."""
+        """What the client awaits for each burst. What the loop does is paid per frame."""
         sink = self._sink
         ring, clock, counters = sink.ring, sink.clock, sink.counters
         append = ring.append
 
-        async def on_frame(frame: RawFrame) -> None:
+        async def on_burst(burst: Burst) -> None:
             now = clock()
-            append(frame, now)
-            counters.frames += 1
+            for frame in burst:
+                append(frame, now)
+            counters.frames += len(burst)
             counters.last_frame_ns = now
-            sink.last_frame = frame
+            sink.last_frame = burst[-1]
             if not self.first_frame_ns:
-                self._on_first_frame(now)
+                self._on_first_frame(burst[0], now)
             if sink.recorder is not None:
-                sink.recorder.offer(frame, sink.wall_ns())
+                for frame in burst:
+                    sink.recorder.offer(frame, sink.wall_ns())
             if ring.holding:  # a source that sends as fast as we read is slowed down by TCP
                 await ring.released()
 
         if self._client_yields:
-            return on_frame
-        return yielding(on_frame, clock)
+            return on_burst
+        return yielding(on_burst, clock)
 
-    def _new_connection(self, protocol: ClientProtocol, **options: Any) -> ClientConnection:
-        return _Connection(protocol, self, **options)
+    def _new_connection(self, protocol: ClientProtocol, **options: Any) -> BurstConnection:
+        return BurstConnection(protocol, self._opened, self._auth_answered, **options)
 
-    def opened(self, connection: _Connection) -> None:
-        """The handshake is done (called by the connection)."""
+    def _opened(self, connection: BurstConnection) -> None:
         self._connection = connection
         if not self._over:
             self._on_open()
 
-    def auth_answered(self, frame: bytes) -> None:
-        """The second message, which the client swallows (called by the connection)."""
+    def _auth_answered(self, frame: bytes) -> None:
         for status in statuses_of(frame):
             if status.status == "auth_success":
                 self._authenticated = True
@@ -220,9 +216,9 @@ class Attempt:
     def _over(self) -> bool:
         return self._verdict is None or self._verdict.done()
 
-    def _on_first_frame(self, now_ns: int) -> None:
+    def _on_first_frame(self, frame: bytes, now_ns: int) -> None:
         self.first_frame_ns = now_ns
-        for status in statuses_of(self._sink.last_frame):
+        for status in statuses_of(frame):
             # `max_connections` may be all that ever comes: such a connection never was live.
             outcome = of_status(status.status, one_line(status.message, self._secrets))
             if outcome is not None:
@@ -294,54 +290,30 @@ class Attempt:
         self._client.websocket = None
 
 
-class _Connection(ClientConnection):
-    """The library's connection, which tells the attempt what the official client keeps to itself."""
-
-    def __init__(self, protocol: ClientProtocol, attempt: Attempt, **options: Any) -> None:
-        super().__init__(protocol, **options)
-        self._attempt = attempt
-        self._messages = 0
-        # Shadows the method until the second message has passed: from then on it costs nothing.
-        self.process_event = self._process_opening  # type: ignore[method-assign]
-
-    async def handshake(self, *args: Any, **options: Any) -> None:
-        """Perform the opening handshake and report that it succeeded."""
-        await super().handshake(*args, **options)
-        self._attempt.opened(self)
-
-    def _process_opening(self, event: Event) -> None:
-        super().process_event(event)
-        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
-            self._messages += 1
-            if self._messages == 2:
-                del self.__dict__["process_event"]
-                self._attempt.auth_answered(bytes(event.data))
-
-
 def yielding(callback: Callback, clock: Callable[[], int]) -> Callback:
     """A callback that also gives the loop back after 2 ms of reading what is buffered.
 
-    A burst begins at the first frame after a turn of the loop, which a `call_soon` marks: it costs one
-    call a turn and one comparison a frame.
+    The time begins at the first call after a turn of the loop, which a `call_soon` marks: it costs one
+    call a turn and one comparison a burst.
     """
-    burst_start_ns = 0
+    began_ns = 0
 
     def turned() -> None:
-        nonlocal burst_start_ns
-        burst_start_ns = 0
+        nonlocal began_ns
+        began_ns = 0
 
-    async def on_frame(frame: RawFrame) -> None:
-        nonlocal burst_start_ns
-        if not burst_start_ns:
-            burst_start_ns = clock()
+    async def on_burst(burst: Burst) -> None:
+        nonlocal began_ns
+        if not began_ns:
+            began_ns = clock()
             asyncio.get_running_loop().call_soon(turned)
-            await callback(frame)
+            await callback(burst)
             return
-        await callback(frame)
-        if clock() - burst_start_ns >= MAX_BURST_NS:
+        await callback(burst)
+        if clock() - began_ns >= MAX_READ_NS:
             await asyncio.sleep(0)
 
-    return on_frame
+    return on_burst
 
 
 class _DialHandler(logging.Handler):

@@ -238,7 +238,8 @@ class Watched:
         """Take all frames that wait in the ring."""
         taken: list[str] = []
         while (item := self.ring.take()) is not None:
-            taken.append(str(item[1]))
+            frame = item[1]
+            taken.append(frame if isinstance(frame, str) else frame.decode())
         return taken
 
     def decode_statuses(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from mdp.listener.attempt import MAX_BURST_NS, yielding
-from mdp.listener.ring import Frame
+from mdp.listener.attempt import MAX_READ_NS, yielding
+from mdp.listener.connection import Burst
 
 from .fake_provider import FakeProvider, Session, Watched, quick_config, trade
 
@@ -23,7 +23,7 @@ class Bursts:
     async def read(self, count: int) -> None:
         """Hand over `count` frames one after the other, each costing its time."""
 
-        async def append(frame: Frame) -> None:
+        async def append(burst: Burst) -> None:
             self.frames += 1
             self.now_ns += self._ns_per_frame
 
@@ -32,7 +32,7 @@ class Bursts:
         await asyncio.sleep(0)
         before = self.turns
         for _ in range(count):
-            await callback("[]")
+            await callback([b"[]"])
         self.turns -= before
         self._reading = False
         await counting
@@ -48,7 +48,7 @@ async def test_loop_turns_at_least_every_two_milliseconds_of_reading() -> None:
     bursts = Bursts(ns_per_frame=100_000)
     await bursts.read(1_000)
     assert bursts.frames == 1_000
-    assert bursts.turns >= 1_000 * 100_000 // MAX_BURST_NS - 2
+    assert bursts.turns >= 1_000 * 100_000 // MAX_READ_NS - 2
 
 
 async def test_short_bursts_are_not_interrupted() -> None:
@@ -63,13 +63,13 @@ async def test_turn_of_the_loop_begins_a_new_burst() -> None:
     sleeps = 0
     now_ns = 1
 
-    async def append(frame: Frame) -> None:
+    async def append(burst: Burst) -> None:
         nonlocal now_ns
-        now_ns += MAX_BURST_NS // 2
+        now_ns += MAX_READ_NS // 2
 
     callback = yielding(append, lambda: now_ns)
     for _ in range(20):
-        task = asyncio.ensure_future(callback("[]"))
+        task = asyncio.ensure_future(callback([b"[]"]))
         await asyncio.sleep(0)
         sleeps += not task.done()
         await task

@@ -456,22 +456,24 @@ async def test_recorder_gets_every_frame(tmp_path: Path) -> None:
 
 
 async def test_held_reader_stops_reading_and_goes_on_without_loss() -> None:
-    """While the ring holds the reader no frame is taken from the socket; then all come."""
+    """While the ring holds the reader it appends one burst and reads no further; then all come."""
+    total = 20_000
 
     async def script(session: Session) -> None:
         await session.open()
-        for number in range(50):
+        for number in range(total):
             await session.send(trade(number=number))
         await session.hold()
 
     async with FakeProvider(script) as provider, Watched(quick_config(provider.feed)) as feed:
         feed.ring.hold()
         await feed.until(lambda: len(feed.ring) >= 1)
+        held = len(feed.ring)
         await asyncio.sleep(0.1)
-        assert len(feed.ring) == 1
+        assert len(feed.ring) == held < total / 2
         feed.ring.release()
-        await feed.until(lambda: len(feed.ring) == 51)
-        assert feed.frames()[1:] == [trade(number=number) for number in range(50)]
+        await feed.until(lambda: len(feed.ring) == total + 1)
+        assert feed.frames()[1:] == [trade(number=number) for number in range(total)]
 
 
 async def test_odd_statuses_are_counted_all_and_logged_at_most_once_a_second() -> None:
