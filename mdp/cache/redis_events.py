@@ -119,6 +119,7 @@ class EventWriter:
             REDIS_ERRORS: It may be tried again; the output stays silent.
         """
         feeds = dict.fromkeys((family.feed(symbol) for family, symbol, _, _ in output.replayed))
+        since_ms = min((since_ms, *(ts for _, _, ts, _ in output.replayed)))  # inherited ones are older
         known: dict[str, Counter[Any]] = {}
         for feed in feeds:
             # First shut out the predecessor, who might append after we have looked.

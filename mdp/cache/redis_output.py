@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from mdp.cache.base import Interest, encode_json
-from mdp.feeds import FAMILIES, HALT, LULD, STATE, Family, Target
+from mdp.feeds import FAMILIES, HALT, LULD, STATE, Family, Target, resolve
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +104,7 @@ class RedisOutput:
         self.batches: dict[str, Batch] = {}  # event feed -> what waits
         self.families: dict[str, Family] = {}  # event feed -> its family
         self.replayed: deque[tuple[Family, str, int, bytes]] = deque(maxlen=_MAX_EVENTS)
+        self.untold: list[tuple[Family, str, int, bytes]] = []  # events of lists that waited when we ended
         self.whole: dict[Key, Any] = {}  # values of feeds without a symbol
         self.values: dict[Key, Any] = {}  # to be kept under a plain key
         self.states: dict[Key, Any] = {}  # wanted values of symbols
@@ -305,12 +306,30 @@ class RedisOutput:
             self.refused = True
             self.on_refused()
 
+    def inherit(self, before: RedisOutput) -> None:
+        """Tell the events of lists that another output of the same state could not, those that are news.
+
+        To be called while silent, of one that was cleared.
+        """
+        over = max(0, len(self.replayed) + len(before.untold) - _MAX_EVENTS)  # the oldest make room
+        self.counters.events += over
+        self.counters.dropped += over
+        self.replayed.extend(before.untold)
+        before.untold = []
+
     def clear(self) -> None:
         """Forget what waits, and count its events: who has the lease now finds those of lists in its replay.
 
-        Raw ones are lost. A batch that is under way may be in Redis all the same.
+        Raw ones are lost. A batch that is under way may be in Redis all the same. Those of lists stay in
+        `untold`, for a successor that goes on with our state and has no replay of them (`inherit`).
         """
         self.counters.left += self.waiting
+        self.untold += self.replayed
+        self.replayed.clear()
+        for feed, batch in self.batches.items():
+            found = resolve(feed)
+            symbol = "" if found is None else found[1]
+            self.untold += [(self.families[feed], symbol, ts, body) for ts, body in batch.items]
         for waiting in (self.parts, self.whole, self.values, self.states, self.raw, self.first):
             waiting.clear()
         self.batches.clear()

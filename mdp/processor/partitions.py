@@ -154,6 +154,7 @@ class Partitions(Background):
             log.warning("partition_from_memory", partition=partition)
             saved.hydrate(engine)
             one.windows.adopt(before.engine)
+            out.output.inherit(before.out.output)  # its state has them already: no replay brings them again
         elif saved is not None:
             saved.hydrate(engine)
             cursors = saved.head.cursors

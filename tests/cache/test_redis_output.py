@@ -220,3 +220,30 @@ def test_each_event_is_in_one_count(steps: list[str]) -> None:
             one.refuse()
     assert one.counters.events + one.counters.raw == noted
     assert unaccounted(one) == 0
+
+
+def test_who_goes_on_with_our_state_tells_what_we_could_not() -> None:
+    """Events of lists, in their order, those of a replay that was not over, too; raw ones are lost."""
+    one, successor = output(), output()
+    one.silent = True
+    one.push(HALTS, "", {"n": 0})
+    one.silent = False
+    one.push(HALTS, "", {"n": 1})
+    one.push(NEWS_TICKER, "AAPL", {"n": 2})
+    one.want(Target(TRADES, "AAPL"), True)
+    one.publish(TRADES, "AAPL", {"n": 3})
+    one.refuse()
+    one.clear()  # as it is when it is closed after that
+
+    successor.silent = True
+    successor.inherit(one)
+
+    assert [(family, symbol, body) for family, symbol, _, body in successor.replayed] == [
+        (HALTS, "", b'{"n":0}'),
+        (HALTS, "", b'{"n":1}'),
+        (NEWS_TICKER, "AAPL", b'{"n":2}'),
+    ]
+    assert unaccounted(one, successor) == 0
+    again = output()
+    again.inherit(one)
+    assert not again.replayed, "once"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from typing import Any
@@ -89,7 +90,7 @@ async def saved(server: RedisServer, node: Processor) -> None:
             for number, data in found.items()
         )
 
-    await eventually(all_saved, seconds=8)
+    await eventually(all_saved)
 
 
 @pytest.mark.parametrize("end", ["crash", "stop"])
@@ -231,3 +232,33 @@ async def test_a_last_value_is_had_over_redis_without_a_subscription(redis_serve
         assert quote.value["bid_price"] == 9.7
         assert await relay.cache.get("stocks:trades:S2") is None
         assert relay.asker.unheard == 0
+
+
+async def test_who_goes_on_from_memory_tells_what_waited_for_redis(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state has those alerts already, so that no replay brings them again; each is told exactly once."""
+    frames = market(60)
+    one = OneProcess(REFERENCES)
+    one.send(frames)
+    async with running(redis_server, 1) as (listener, nodes):
+        [node] = nodes
+        gate, flush = asyncio.Event(), node.writer.flush
+
+        async def gated() -> bool:
+            await gate.wait()
+            return await flush()
+
+        monkeypatch.setattr(node.writer, "flush", gated)
+        await processed(nodes, await listener.send(frames))
+        outputs = [one.out.output for one in node.partitions.working.values()]
+        assert sum(output.waiting for output in outputs) > 0
+        with redis_server.client() as client:
+            client.delete(*[KEYS.checkpoint(number) for number in range(PARTITIONS)])
+
+        for lease in node.spread.leases.values():
+            lease._lose("not renewed")
+        gate.set()
+        await settled(nodes)
+
+        await same(redis_server, nodes, one)
