@@ -167,6 +167,8 @@ class Partitions(Background):
         for ready in self.on_ready:
             ready(partition, engine)
         if not lease.valid():
+            if partition in self._unsaved and parked is not None:  # still the only state there is
+                self._parked[partition] = (parked[0], one, cursors)
             return
         self._replays[partition] = 1
         self.working[partition] = one

@@ -31,6 +31,8 @@ from tests.waiting import eventually
 PARTITIONS = 8
 OPEN = 1_773_149_400_000  # 2026-03-10 09:30 New York
 SYMBOLS = [f"S{n}" for n in range(40)]
+#: Times of leases that a busy machine does not cost; nobody is to take over.
+LASTING: dict[str, Any] = {"seconds": 10.0, "renew_seconds": 1.0, "margin_seconds": 1.0}
 REFERENCES = {
     symbol: ReferenceRow(prev_day_close=10.0 + n, avg_volume=1_000.0 + n, free_float=1e6)
     for n, symbol in enumerate(SYMBOLS)
@@ -79,11 +81,11 @@ def market(seconds: int, *, begin_ms: int = OPEN - 20_000, seed: int = 5) -> lis
 
 @asynccontextmanager
 async def running(
-    server: RedisServer, count: int, *, references: Any = REFERENCES
+    server: RedisServer, count: int, *, references: Any = REFERENCES, **times: Any
 ) -> AsyncIterator[tuple[Listener, list[Processor]]]:
-    """A listener and so many processors, which hold all partitions."""
+    """A listener and so many processors, which hold all partitions; `times` of leases, else quick ones."""
     listener = Listener(server, PARTITIONS)
-    nodes = [Processor(server, f"p{n}", PARTITIONS, references=references) for n in range(count)]
+    nodes = [Processor(server, f"p{n}", PARTITIONS, references=references, **times) for n in range(count)]
     await listener.start()
     try:
         for node in nodes:
@@ -135,7 +137,7 @@ async def test_processors_know_and_tell_what_one_process_does(redis_server: Redi
     frames = market(60)
     one = OneProcess(REFERENCES)
     one.send(frames)
-    async with running(redis_server, count) as (listener, nodes):
+    async with running(redis_server, count, **LASTING) as (listener, nodes):
         sent = await listener.send(frames)
         await processed(nodes, sent)
 

@@ -15,6 +15,7 @@ from mdp.analyzers.trade_ledger import TradeLedger
 from mdp.feeds import QUOTES, TRADES
 from mdp.processor import recall
 from mdp.processor.checkpoint import unpack
+from mdp.processor.engine import Engine
 from tests.cache.relays import relay_to
 from tests.processor.processors import KEYS, OneProcess, Processor, as_json, rounded
 from tests.processor.test_partitions import (
@@ -234,10 +235,14 @@ async def test_a_last_value_is_had_over_redis_without_a_subscription(redis_serve
         assert relay.asker.unheard == 0
 
 
+@pytest.mark.parametrize("again", [False, True])
 async def test_who_goes_on_from_memory_tells_what_waited_for_redis(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    """Its state has those alerts already, so that no replay brings them again; each is told exactly once."""
+    """Its state has those alerts already, so that no replay brings them again; each is told exactly once.
+
+    Also where the lease is lost again before the partition is taken.
+    """
     frames = market(60)
     one = OneProcess(REFERENCES)
     one.send(frames)
@@ -255,10 +260,22 @@ async def test_who_goes_on_from_memory_tells_what_waited_for_redis(
         assert sum(output.waiting for output in outputs) > 0
         with redis_server.client() as client:
             client.delete(*[KEYS.checkpoint(number) for number in range(PARTITIONS)])
+            for number in range(PARTITIONS):
+                for stream in KEYS.streams(number):
+                    client.xtrim(stream, maxlen=0, approximate=False)  # nothing can be read again
 
+        left = set(range(PARTITIONS)) if again else set()
+
+        def lose(partition: int, _engine: Engine) -> None:
+            if partition in left:
+                left.remove(partition)
+                node.spread.leases[partition]._lose("not renewed")
+
+        node.partitions.on_ready.append(lose)
         for lease in node.spread.leases.values():
             lease._lose("not renewed")
         gate.set()
+        await eventually(lambda: not left)
         await settled(nodes)
 
         await same(redis_server, nodes, one)
