@@ -171,13 +171,9 @@ class Reference:
         self._tell_unknown()
         log.info("reference_day", day=day.isoformat(), symbols=len(current.rows), complete=current.complete)
 
-    def due(self) -> date | None:
-        """The newest trading day whose values should be there by now; None while nobody tells the time."""
-        return self._days.due()
-
     def look(self) -> None:
         """See which days' values are wanted by now, and have them fetched. Called once a second."""
-        due = self.due()
+        due = self._days.due()
         if due is None:
             return
         day = self._market_day() or due

@@ -9,7 +9,7 @@ from mdp.analyzers.halts import Halts
 from mdp.analyzers.leaderboards import BOARDS, Leaderboards
 from mdp.cache.keys import partition_name
 from mdp.cache.redis_writer import RedisWriter
-from mdp.feeds import HALTS_ACTIVE, MARKET_STATUS, TTA, Family
+from mdp.feeds import AGG, HALTS_ACTIVE, MARKET_STATUS, TTA, Family
 from mdp.processor.engine import Engine
 from mdp.processor.parts import Packer
 from mdp.processor.results import Results
@@ -114,6 +114,8 @@ class PartitionOutput:
                 output.publish(HALTS_ACTIVE, "", output.providers[HALTS_ACTIVE.name](""))
             output.publish(MARKET_STATUS, "", status)
 
+        # Who follows the last bars of all symbols is told what came while nobody published.
+        output.naming[AGG.name] = lambda: list(market.symbols)
         output.limits = limit
         output.pulse = pulse
         output.gather = gather

@@ -7,6 +7,7 @@ All others load that, so that whoever gets the lease next goes on where the firs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -35,11 +36,12 @@ _WRITE_SECONDS = 2.0  # between two writes while values come
 _KEEP_SECONDS = 5 * 86_400
 _MARK_BYTES = 24  # of a value, from its beginning: they differ where it was written anew
 _LEVEL = 1  # of zlib
-_UNKNOWN = "unknown"  # in the place of a day: the fields that a symbol without values waits for
+_NOW = "now"  # in the place of a day: which one it is, and what a symbol without values waits for
+_START_SECONDS = 2.0  # a start waits so long for the first values
 _PATIENCE_SECONDS = 30.0  # for another process's values; what an endpoint never gives is not waited for
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_names = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+_decode_now = msgspec.msgpack.Decoder(tuple[str, tuple[str, ...]]).decode
 _decode = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
@@ -86,7 +88,7 @@ class SharedReference:
         self._loaded_all = False
         self._marks: dict[str, bytes] = {}  # day -> beginning of the value that was loaded
         self._pending: tuple[str, ...] | None = None  # what a symbol without values waits for; None: unknown
-        self._said: tuple[str, ...] | None = None  # the same as it was written
+        self._said: tuple[str, tuple[str, ...]] | None = None  # the day and these, as they were written
         self._task: asyncio.Task[None] | None = None
         lease.on_gained.append(lambda _epoch: self._write_again())
         reference.on_rows.append(self._rows)
@@ -96,8 +98,12 @@ class SharedReference:
     # -- as a stage ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to look; returns at once."""
+        """Begin to look. Returns once what others wrote was loaded, after 2 s at most: a partition that is
+        taken over has its values from its first event on."""
         if self._task is None:
+            with contextlib.suppress(TimeoutError, *REDIS_ERRORS):
+                async with asyncio.timeout(_START_SECONDS):
+                    await self._load()
             await self.lease.start()
             self._task = begin(self._run(), self.name)
 
@@ -207,9 +213,11 @@ class SharedReference:
 
     async def _write(self) -> None:
         reference = self.reference
-        if self._pending != self._said:
-            await self._client.set(self._keys.reference(_UNKNOWN), _encode(self._pending))
-            self._said = self._pending
+        if self._pending is not None:
+            now = (reference.day.isoformat() if reference.day else "", self._pending)
+            if now != self._said:
+                await self._client.set(self._keys.reference(_NOW), _encode(now))
+                self._said = now
         progress = reference.progress
         signature = (reference.day, progress.done, len(reference.rows), reference.health().detail)
         if signature == self._signature or self._clock() - self._wrote_at < _WRITE_SECONDS:
@@ -231,8 +239,9 @@ class SharedReference:
         self._signature = signature
 
     async def _load(self) -> None:
-        said = await self._client.get(self._keys.reference(_UNKNOWN))
-        if said is not None and (pending := _decode_names(said)) != self._pending:
+        data = await self._client.get(self._keys.reference(_NOW))
+        name, pending = ("", self._pending) if data is None else _decode_now(data)
+        if pending is not None and pending != self._pending:
             self._know(pending)
         days = {engine.market.clock.day.day for engine in self._engines() if engine.market.clock.day}
         if self.reference.day is not None:
@@ -240,9 +249,8 @@ class SharedReference:
         if not days:
             # No event yet. The values should be there with the first one, as where they are fetched; the day
             # may prove to be another one.
-            due = self.reference.due()
-            if due is not None:
-                await self._load_day(due, "")
+            if name:
+                await self._load_day(date.fromisoformat(name), "")
             return
         newest = max(days)
         for day in (newest, self._calendar.next_session(newest)):

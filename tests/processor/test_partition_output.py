@@ -66,6 +66,22 @@ async def test_subscribers_get_what_changes_and_nobody_else_is_served(rig: Rig, 
         assert data.partition(b"\n")[2] == market.expected(channel.removeprefix("mdp:bus:"))
 
 
+async def test_who_follows_all_last_bars_is_told_what_came_during_a_replay(rig: Rig, hearer: Hearer) -> None:
+    """A state: the newest one has to come, though nothing may follow it."""
+    market = Markets(rig, 1)
+    output = market.partitions[0].out.output
+    rig.interest.heard("+stocks:agg:*")
+    output.silent = True
+    market.send(bar("AAA", NOON, 10, av=1))
+    await rig.turn(0.02)
+    assert hearer.heard() == []
+    output.loud()
+    await rig.turn(0.02)
+    ((channel, data),) = hearer.heard()
+    assert channel == "mdp:bus:stocks:agg:AAA"
+    assert data.partition(b"\n")[2] == market.expected("stocks:agg:AAA")
+
+
 async def test_raw_trades_leave_in_order_while_wanted(rig: Rig, hearer: Hearer) -> None:
     """Every one of them, numbered."""
     market = Markets(rig)

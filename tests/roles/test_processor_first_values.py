@@ -109,3 +109,32 @@ async def test_nobody_waits_for_what_the_provider_does_not_have(redis_server: Re
             await eventually(
                 lambda process=process: {known.pending for known in references(process)} == {()}  # type: ignore[misc]
             )
+
+
+async def test_who_joins_has_values_from_the_first_moment_on(redis_server: RedisServer) -> None:
+    """Partitions that were at work elsewhere come without a moment in which closes and volumes are 0."""
+    provider = Provider()
+    provider.answers[paths.STATUS] = json.dumps(BEFORE_OPEN).encode()
+    async with serving(provider):
+        first, second = (
+            RoleProcess(config(redis_server, rest=provider.url), ["processor"]) for _ in range(2)
+        )
+        try:
+            await first.start()
+            await eventually(lambda: live(first) == PARTITIONS)
+            await send(redis_server, 5)
+            await eventually(
+                lambda: role(first).reference.written > 0 and not role(first).reference.warming_up
+            )
+            seen: set[float] = set()
+            role(second).partitions.on_ready.append(
+                lambda _partition, engine: seen.update(
+                    state.reference.avg_volume for state in engine.market.symbols.values()
+                )
+            )
+            await second.start()
+            await eventually(lambda: live(second) == PARTITIONS // 2)
+            assert seen == {1_000}
+        finally:
+            await second.stop()
+            await first.stop()
