@@ -194,12 +194,13 @@ class Lease:
         Raises:
             REDIS_ERRORS: Whether it was taken is not known; trying again is right.
         """
-        sent = self._clock()
+        sent, forgotten = self._clock(), self._forgotten
         epoch, left_ms = await self._client.eval(
             _ACQUIRE, 2, *self._keys, self.owner, str(int(self._seconds * 1000))
         )
         if not int(epoch):
-            self._free_at = self._clock() + int(left_ms) / 1000
+            if forgotten == self._forgotten:  # not released while we asked: another connection may be quicker
+                self._free_at = self._clock() + int(left_ms) / 1000
             return False
         if self.epoch:  # taken anew: what was held before is over
             self._lose("taken")
@@ -312,8 +313,8 @@ class Lease:
 
     async def _run(self) -> None:
         while True:
+            self._wake.clear()  # first: what is heard during the step is not to wait for a timer
             pause = await self._step()
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
