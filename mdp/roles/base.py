@@ -114,8 +114,8 @@ class Process:
             self._chores.cancel()
             self._chores = None
         until = time.monotonic() + _STOP_SECONDS
+        least = _LATE_SECONDS * 0.75 / max(1, len(self._started))
         while self._started:
-            least = _LATE_SECONDS / (len(self._started) + 1)
             stage = self._started.pop()
             try:
                 await asyncio.wait_for(stage.stop(), max(least, until - time.monotonic()))
@@ -123,7 +123,7 @@ class Process:
                 log.warning("stop_timeout", stage=stage.name)
             except Exception as exc:  # the others must be stopped all the same
                 log.error("stop_failed", stage=stage.name, exc_info=exc)
-        await self.finish(max(_LATE_SECONDS / 4, until - time.monotonic()))
+        await self.finish(max(_LATE_SECONDS * 0.25, until - time.monotonic()))
 
     def live(self) -> Health:
         """Whether the process works at all; a supervisor restarts it where not."""

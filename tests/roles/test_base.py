@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,6 +114,37 @@ async def test_a_stage_that_hangs_or_fails_does_not_keep_the_others_from_stoppin
     await made.stop()
     assert notes[-2:] == ["stop c", "stop a"]
     assert 0 < made.finished[0] <= 0.1
+
+
+async def test_whatever_hangs_the_process_ends_within_the_two_seconds_promised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that goes on only where a stage is waited for, until its time is over."""
+    now = 1_000.0
+
+    async def gives_up(stopping: Coroutine[Any, Any, None], timeout: float) -> None:
+        nonlocal now
+        stopping.close()
+        now += timeout
+        raise TimeoutError
+
+    made = Made(*[Part(str(number), [], hang=True) for number in range(20)])
+    await made.start()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("mdp.roles.base.time", SimpleNamespace(monotonic=lambda: now))
+            patch.setattr(
+                "mdp.roles.base.asyncio",
+                SimpleNamespace(wait_for=gives_up),
+            )
+            started = list(made._started)
+            await made.stop()
+    finally:
+        for stage in started:
+            if not isinstance(stage, Part):
+                await stage.stop()
+    assert now - 1_000.0 + made.finished[0] <= 2.0 + 1e-6
+    assert now - 1_000.0 >= 1.8, "the first may take all of it"
 
 
 async def test_the_process_lives_as_its_vital_parts_do() -> None:
