@@ -13,6 +13,7 @@ from mdp.cache.redis_interest import InterestWatch
 from mdp.cache.redis_link import Link, connect
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_writer import RedisWriter
+from mdp.cache.tasks import end
 from mdp.feeds import HOD_ALERT, QUOTE, TOP_GAINERS, TRADES
 from tests.redis_server import RedisServer
 
@@ -174,7 +175,5 @@ async def test_nothing_is_published_after_the_last_replica_left(
         await asyncio.sleep(1.5)
         assert output.wanted(QUOTE, "A"), "it is renewed"
         # As after kill -9: nothing is said, nothing is renewed.
-        task = relay.interests._task
-        assert task is not None
-        task.cancel()
+        await end(relay.interests._task)
         await eventually(lambda: not output.wanted(QUOTE, "A"))

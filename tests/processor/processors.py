@@ -45,7 +45,8 @@ ANALYZERS: tuple[type[Analyzer], ...] = (
     RawFeeds, EnrichedQuote, Leaderboards, TopTrades, TradeStats, DailyRange, Halts,
 )  # fmt: skip
 LISTS = ("daily_range_hod_alert", "daily_range_lod_alert", "halts")
-QUICK: dict[str, Any] = {"seconds": 0.6, "renew_seconds": 0.1, "margin_seconds": 0.2}
+# Waited for where a processor dies; long enough for a busy machine to renew them.
+QUICK: dict[str, Any] = {"seconds": 2.0, "renew_seconds": 0.2, "margin_seconds": 0.5}
 
 
 def decoded(frames: Iterable[str]) -> list[dict[str, list[Any]]]:

@@ -14,6 +14,7 @@ import redis
 from mdp.cache.keys import Keys
 from mdp.cache.redis_link import Link, connect
 from mdp.cache.relay import Relay
+from mdp.cache.tasks import end
 from mdp.config import AdminConfig, Config, MetricsConfig, ScpConfig, WdsConfig
 from mdp.feeds import Family
 from mdp.roles.assembly import RoleProcess
@@ -85,8 +86,7 @@ class WritingBus:
 
     async def stop(self) -> None:
         """Publish no more."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
 
 class WritingCache:
