@@ -12,6 +12,7 @@ from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from mdp.config import MassiveConfig
 from mdp.listener.massive import MassiveListener
@@ -20,7 +21,7 @@ from mdp.listener.states import FeedState, StateChange
 from mdp.listener.watchdog import Market
 
 KEY = "SECRET-KEY-0123456789"
-PATIENCE_SECONDS = 8.0  # a test that waits longer than this has failed; none asserts on it
+PATIENCE_SECONDS = 60.0  # a test that waits longer than this has failed; none asserts on it
 
 CONNECTED = ("connected", "Connected Successfully")
 AUTHENTICATED = ("auth_success", "authenticated")
@@ -106,7 +107,7 @@ class FakeProvider:
         self.port = 0
         self.connections = 0
         self.upgrades = 0
-        self.open_now = 0
+        self._sockets: set[ServerConnection] = set()
         self.requests: list[dict[str, Any]] = []
         self.errors: list[BaseException] = []
 
@@ -135,6 +136,11 @@ class FakeProvider:
     def feed(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def open_now(self) -> int:
+        """Connections that are not over, whether or not their scripts have noticed."""
+        return sum(socket.state is not State.CLOSED for socket in self._sockets)
+
     def subscribed(self) -> list[list[str]]:
         """The pairs of each subscribe request, sorted."""
         return [sorted(r["params"].split(",")) for r in self.requests if r["action"] == "subscribe"]
@@ -147,7 +153,7 @@ class FakeProvider:
 
     async def _handle(self, socket: ServerConnection) -> None:
         self.connections += 1
-        self.open_now += 1
+        self._sockets.add(socket)
         try:
             await self._script(Session(self, socket, self.connections))
         except ConnectionClosed:
@@ -156,7 +162,7 @@ class FakeProvider:
             self.errors.append(exc)
             raise
         finally:
-            self.open_now -= 1
+            self._sockets.discard(socket)
 
 
 class FakeMarket:
