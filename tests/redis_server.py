@@ -22,7 +22,7 @@ from tests.ports import free_port
 from tests.required import require_tool
 
 OTHER_SERVER = "MDPTEST_REDIS_SERVER"
-_START_SECONDS = 10.0
+_START_SECONDS = 30.0
 _ATTEMPTS = 3  # another process may take the free port first
 
 
@@ -68,7 +68,7 @@ class RedisServer:
     def client(self, *, db: int = 0) -> redis.Redis:
         """A synchronous client for a test's own questions. Answers are bytes."""
         return redis.Redis(
-            port=self.port, db=db, password=self._password or None, protocol=2, socket_timeout=5
+            port=self.port, db=db, password=self._password or None, protocol=2, socket_timeout=30
         )
 
     def commands(self) -> dict[str, int]:
@@ -170,10 +170,10 @@ class RedisServer:
         self._frozen = False
         process.send_signal(number)
         try:
-            process.wait(timeout=5)
+            process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(timeout=5)
+            process.wait(timeout=30)
 
     def _log(self) -> str:
         path = self.folder / "redis.log"

@@ -41,7 +41,7 @@ async def test_stop_before_start_is_nothing() -> None:
 async def test_a_simulator_that_ends_at_once_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Impossible options: the error says so instead of waiting for ever."""
     with pytest.raises(DemoError) as caught:
-        await asyncio.wait_for(Demo(DemoOptions(symbols=-1)).start(), 15)
+        await asyncio.wait_for(Demo(DemoOptions(symbols=-1)).start(), 60)
 
     assert "\n" not in str(caught.value)
     assert "exit code 2" in str(caught.value)

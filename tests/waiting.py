@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-PATIENCE_SECONDS = 20.0  # only a failing test takes it
+PATIENCE_SECONDS = 60.0  # only a failing test takes it
 
 
 async def eventually(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECONDS) -> None:

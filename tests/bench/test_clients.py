@@ -60,7 +60,7 @@ async def serving(service: Service) -> AsyncIterator[int]:
 
 
 async def until(clients: Clients, messages: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while clients.messages < messages:  # noqa: ASYNC110 (clients have no event for that)
             await asyncio.sleep(0.005)
 
@@ -136,7 +136,7 @@ async def test_a_connection_the_platform_ends_is_counted() -> None:
     async with serving(service) as port:
         await clients.connect("127.0.0.1", port, ["AB"], count=1, quotes=1)
         await service.sockets[0].close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not clients.closes:  # noqa: ASYNC110 (clients have no event for that)
                 await asyncio.sleep(0.005)
 

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ class Line:
         """The next frames, decoded."""
         found: list[list[dict[str, Any]]] = []
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(found) < count:
                 data = await loop.sock_recv(self.theirs, 1 << 16)
                 found += [json.loads(message.payload) for message in self._reader.feed(data)]
@@ -112,7 +113,7 @@ async def test_a_pause_is_over_when_everything_is_handed_over(line: Line) -> Non
     sent = line.pump.sent.frames
 
     received = await line.frames(sent)
-    await asyncio.wait_for(paused, 1)
+    await asyncio.wait_for(paused, 60)
 
     assert len(received) == sent == line.pump.sent.frames
 
@@ -123,25 +124,27 @@ async def test_open_loop_sends_the_asked_number_of_frames_in_the_asked_time(line
     done = line.pump.open(2_000, 0.2)
 
     frames = await line.frames(40)
-    await asyncio.wait_for(done, 1)
+    await asyncio.wait_for(done, 60)
 
     assert time.monotonic() - started >= 0.195  # the last is due after 39 of 40 intervals
     assert line.pump.sent.frames == len(frames) == 40
     assert line.pump.lateness.count == 40
 
 
-async def test_age_is_the_time_since_a_frame_was_due(line: Line) -> None:
+async def test_age_is_the_time_since_a_frame_was_due(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """The frame's market time alone tells it; what is older than the phase has no age."""
     done = line.pump.open(1_000, 0.05)
     frames = await line.frames(5)
     await done
     first, last = market_ms(frames[0]), market_ms(frames[-1])
+    now = time.monotonic_ns()
+    monkeypatch.setattr("mdp.bench.pump.time", SimpleNamespace(monotonic_ns=lambda: now))
     older, newer = line.pump.age_ms(first), line.pump.age_ms(last)
 
     assert older is not None
     assert newer is not None
     assert last - first == 40
-    assert older - newer == pytest.approx(40, abs=5)
+    assert older - newer == pytest.approx(40)
     assert newer >= 0
     assert line.pump.age_ms(first - 1) is None
 
@@ -150,7 +153,7 @@ async def test_the_slow_consumer_rule_counts_bytes(line: Line) -> None:
     """More than the limit waits: the phase ends at once and the cut says how much."""
     done = line.pump.open(500_000, 20)
 
-    await asyncio.wait_for(done, 5)
+    await asyncio.wait_for(done, 60)
 
     assert len(line.cuts) == 1
     assert "bytes" in line.cuts[0]
@@ -168,7 +171,7 @@ async def test_the_slow_consumer_rule_counts_seconds() -> None:
     outbox = Outbox(ours, asyncio.get_running_loop(), room=pump.room)
     pump.attach(outbox)
 
-    await asyncio.wait_for(pump.open(20_000, 20), 10)
+    await asyncio.wait_for(pump.open(20_000, 20), 60)
 
     assert len(cuts) == 1
     assert 0 < outbox.waiting_bytes < 10_000_000

@@ -14,7 +14,7 @@ from mdp.cache.redis_link import Link, connect
 from mdp.cache.relay import Relay
 from tests.redis_server import RedisServer
 
-PATIENCE_SECONDS = 15.0  # of a wait that should end at once; only a failing test takes it
+PATIENCE_SECONDS = 60.0  # of a wait that should end at once; only a failing test takes it
 
 
 @asynccontextmanager

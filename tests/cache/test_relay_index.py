@@ -19,7 +19,7 @@ from .relays import eventually
 @pytest.fixture
 async def index(redis_server: RedisServer) -> AsyncIterator[SymbolIndex]:
     """Not started."""
-    config = redis_server.config(timeout_seconds=0.5)
+    config = redis_server.config()
     client = connect(config)
     made = SymbolIndex(client, Keys("x:"), Link("test", config))
     yield made

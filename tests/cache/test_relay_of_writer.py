@@ -35,7 +35,7 @@ class Pair:
 
     async def until(self, happened: Callable[[], bool]) -> None:
         """Wait, while time goes on for the writer."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not happened():
                 self.rig.time += 0.1
                 await asyncio.sleep(0.005)

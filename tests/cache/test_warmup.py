@@ -139,7 +139,7 @@ async def test_splits_that_hang_do_not_hold_up_the_others() -> None:
     """After a while the sessions are asked for without them."""
     provider = Market()
     provider.answers[paths.SPLITS] = hang
-    async with fetching(provider, timeout=0.5, tries=1, splits_seconds=0.01) as book:
+    async with fetching(provider, timeout=1.0, tries=1, splits_seconds=0.01) as book:
         assert not await book.round()
         assert book.rows["AAPL"].avg_volume == 300
         assert provider.count(paths.GROUPED + "2026-09-21?adjusted=true") == 1
@@ -242,7 +242,7 @@ async def test_what_has_not_come_is_pending_and_what_came_is_not() -> None:
             release.set()
 
     async with fetching(provider, on_rows=[note]) as book:
-        await asyncio.wait_for(book.round(), 10)
+        await asyncio.wait_for(book.round(), 60)
         assert first["AAPL"] == AVERAGE + FLOAT
         assert told == {"AAPL": (), "MSFT": ()}
         assert book.rows["MSFT"].free_float == 0

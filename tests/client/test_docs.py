@@ -32,7 +32,7 @@ async def test_the_python_example_works(capsys: pytest.CaptureFixture[str]) -> N
         exec(source, names)
         task = asyncio.create_task(names["main"]())
         printed = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not printed and not task.done():
                 await asyncio.sleep(0.01)
                 printed = capsys.readouterr().out

@@ -206,7 +206,7 @@ async def test_on_a_terminal_it_is_a_live_table() -> None:
     """The last state of the feeds is drawn."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=120, height=40)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await watch(Feeds({"scanners:top_gainers": [[row("NVDA")]]}), ["scanners:top_gainers"], console)
     assert "NVDA" in file.getvalue()
     assert "live" in file.getvalue()

@@ -109,7 +109,7 @@ class Honest:
 
     async def hear_some(self) -> None:
         """Wait for some events; 20 s at most."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.numbers) < 3:  # noqa: ASYNC110 (a list has nobody to tell)
                 await asyncio.sleep(0.01)
 
@@ -192,7 +192,7 @@ async def attacked(server: Server, name: str, *, rest: float, key: str = "", **o
     await late.leave()
     await honest.leave()
     after = await server.ask()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while after["connections"]:
             await asyncio.sleep(0.05)
             after = await server.ask()

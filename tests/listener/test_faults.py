@@ -133,7 +133,7 @@ async def test_hang_before_the_auth_answer_ends_at_the_deadline_and_is_retried()
         await session.receive()
 
     provider = FakeProvider(first_then_healthy(hang))  # type: ignore[arg-type]
-    async with provider, Watched(quick_config(provider.feed, connect_timeout_seconds=0.5)) as feed:
+    async with provider, Watched(quick_config(provider.feed, connect_timeout_seconds=2.0)) as feed:
         await feed.until_state(FeedState.LIVE)
         assert feed.listener.counters.disconnects == {"no_auth_answer": 1}
 
@@ -147,7 +147,7 @@ async def test_authenticated_but_silent_ends_at_the_deadline() -> None:
         await session.receive()
 
     provider = FakeProvider(first_then_healthy(silent))  # type: ignore[arg-type]
-    async with provider, Watched(quick_config(provider.feed, connect_timeout_seconds=0.5)) as feed:
+    async with provider, Watched(quick_config(provider.feed, connect_timeout_seconds=2.0)) as feed:
         await feed.until_state(FeedState.LIVE)
         assert feed.listener.counters.disconnects == {"no_data": 1}
 

@@ -268,7 +268,7 @@ async def test_waiting_for_the_opening(rest: RestServer) -> None:
         assert not waiting.done()
         rest.put(answer("extended-hours"))
         await poller.poll(30.0)
-        await asyncio.wait_for(waiting, timeout=5.0)
+        await asyncio.wait_for(waiting, timeout=60)
 
 
 async def test_waiting_ends_when_the_market_becomes_unknown(rest: RestServer) -> None:
@@ -278,7 +278,7 @@ async def test_waiting_ends_when_the_market_becomes_unknown(rest: RestServer) ->
         waiting = asyncio.ensure_future(poller.source.wait_until_open())
         rest.put("down", status=503)
         await poller.poll(121.0)
-        await asyncio.wait_for(waiting, timeout=5.0)
+        await asyncio.wait_for(waiting, timeout=60)
 
 
 async def test_stops_while_a_request_hangs(rest: RestServer) -> None:
@@ -288,7 +288,7 @@ async def test_stops_while_a_request_hangs(rest: RestServer) -> None:
     await source.stop()
     await source.start()
     await until(lambda: len(rest.headers) == 1)
-    await asyncio.wait_for(source.stop(), timeout=5.0)
+    await asyncio.wait_for(source.stop(), timeout=60)
     await source.stop()
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "market_status"]
 

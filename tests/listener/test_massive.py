@@ -328,7 +328,7 @@ async def test_stops_in_every_state_and_leaves_no_task_behind(script: object, st
         await feed.until(lambda: script is not close_at_once or "live" in feed.states)
         await feed.until_state(state)
         stopping = asyncio.ensure_future(feed.listener.stop())
-        await asyncio.wait_for(stopping, timeout=5.0)
+        await asyncio.wait_for(stopping, timeout=60)
         assert feed.listener.state is FeedState.IDLE
         await feed.until(lambda: _own_tasks() == before)
 
@@ -342,7 +342,7 @@ async def test_stops_while_the_server_does_not_answer_the_upgrade() -> None:
     await feed.listener.start()
     await feed.until_state(FeedState.CONNECTING)
     await asyncio.sleep(0.05)
-    await asyncio.wait_for(feed.listener.stop(), timeout=5.0)
+    await asyncio.wait_for(feed.listener.stop(), timeout=60)
     assert feed.listener.state is FeedState.IDLE
     await feed.until(lambda: _own_tasks() == before)
     server.close()

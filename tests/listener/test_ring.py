@@ -109,15 +109,15 @@ async def test_wait_returns_for_frames_and_for_wake() -> None:
     await asyncio.sleep(0)
     assert not waiter.done()
     ring.append("[]", clock.now)
-    await asyncio.wait_for(waiter, 1)
+    await asyncio.wait_for(waiter, 60)
 
-    await asyncio.wait_for(ring.wait(), 1)  # a frame waits: at once
+    await asyncio.wait_for(ring.wait(), 60)  # a frame waits: at once
     ring.take()
     waiter = asyncio.create_task(ring.wait())
     await asyncio.sleep(0)
     assert not waiter.done()
     ring.wake()
-    await asyncio.wait_for(waiter, 1)
+    await asyncio.wait_for(waiter, 60)
 
 
 async def test_wait_wakes_for_the_frame_that_pushed_all_others_out() -> None:
@@ -127,14 +127,14 @@ async def test_wait_wakes_for_the_frame_that_pushed_all_others_out() -> None:
     ring.append("[1,2]", clock.now)
     ring.append("[12345678]", clock.now)
 
-    await asyncio.wait_for(ring.wait(), 1)
+    await asyncio.wait_for(ring.wait(), 60)
     assert ring.take() == (clock.now, "[12345678]")
 
 
 async def test_a_held_reader_goes_on_when_released() -> None:
     """`hold` makes the reader wait in `released`, `release` ends it; without a hold there is no wait."""
     ring = RawRing(max_bytes=100, max_age_ns=S, clock=Clock())
-    await asyncio.wait_for(ring.released(), 1)
+    await asyncio.wait_for(ring.released(), 60)
     ring.hold()
     assert ring.holding
     reader = asyncio.create_task(ring.released())
@@ -144,7 +144,7 @@ async def test_a_held_reader_goes_on_when_released() -> None:
     ring.release()
 
     assert not ring.holding
-    await asyncio.wait_for(reader, 1)
+    await asyncio.wait_for(reader, 60)
 
 
 class RingMachine(RuleBasedStateMachine):

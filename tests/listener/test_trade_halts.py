@@ -19,7 +19,7 @@ from mdp.plugins import load
 from .rss import RssServer, document, item, serving
 
 NOW = 1_709_658_000_000.0
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class Sleeper:

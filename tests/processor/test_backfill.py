@@ -100,7 +100,7 @@ class Case:
         over = until or (lambda: self.gap.repair not in ("waiting", "running"))
         await self.backfill.start()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not over():  # noqa: ASYNC110  conditions of many kinds, none with an event
                     await asyncio.sleep(0)
         finally:

@@ -13,7 +13,7 @@ KEYS = Keys("t:")
 
 async def test_symbols_of_all_boards_are_read_once_in_a_while(redis_server: RedisServer) -> None:
     """A board that is missing or damaged has none; so has a Redis that does not answer."""
-    client, now = connect(redis_server.config(timeout_seconds=0.3)), 100.0
+    client, now = connect(redis_server.config()), 100.0
     symbols = BoardSymbols(client, KEYS, clock=lambda: now)
     with redis_server.client() as writing:
         writing.set(KEYS.value(BOARDS[0].name), '[{"symbol":"AAA","rank":1},{"symbol":"BBB"}]')

@@ -46,7 +46,7 @@ def made(kind: type[Steps]) -> tuple[Flushers, Steps]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  a condition without an event
             await asyncio.sleep(0.001)
 

@@ -227,7 +227,7 @@ async def test_a_failure_does_not_end_the_stage(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("mdp.processor.volume_stage._LOOK_SECONDS", 0.001)
     monkeypatch.setattr(life.recorder, "take_ended", failing)
     await life.stage.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(calls) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     monkeypatch.undo()

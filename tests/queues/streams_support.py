@@ -81,7 +81,7 @@ def bands(count: int) -> Batch:
     return Batch([LimitUpLimitDown(f"S{n}", NOW_MS) for n in range(count)], time.monotonic_ns())
 
 
-async def until(reached: Callable[[], Any], seconds: float = 30.0) -> None:
+async def until(reached: Callable[[], Any], seconds: float = 60.0) -> None:
     """Let the loop run until something is so; fails where it does not become so."""
     async with asyncio.timeout(seconds):
         while not reached():  # noqa: ASYNC110 - there is no event for what another process does

@@ -191,7 +191,7 @@ async def test_close_wakes_whoever_waits_for_good() -> None:
     await waiter
 
     assert queue.take() is None
-    await asyncio.wait_for(queue.wait(), 1)
+    await asyncio.wait_for(queue.wait(), 60)
 
 
 class QueueMachine(RuleBasedStateMachine):

@@ -47,7 +47,7 @@ async def test_what_the_provider_sends_reaches_clients_through_redis(redis_serve
 
 async def first(client: WdsClient, feed: str, wanted: Any) -> Any:
     """The first value of a feed that is as wanted."""
-    async with asyncio.timeout(15), contextlib.aclosing(client.subscribe(feed)) as updates:
+    async with asyncio.timeout(60), contextlib.aclosing(client.subscribe(feed)) as updates:
         async for update in updates:
             if update.value is not None and wanted(update.value):
                 return update.value

@@ -70,15 +70,15 @@ async def test_alerts_come_once_whatever_becomes_of_a_processor(
     even = {node.pid: PARTITIONS // 2 for node in nodes}
     try:
         await listener.start()
-        await eventually(lambda: holders(redis_server) == even, seconds=30)
+        await eventually(lambda: holders(redis_server) == even)
         await listener.send(frames[:40])
         nodes[0].send_signal(how)
         await listener.send(frames[40:60])
-        await eventually(lambda: holders(redis_server) == {nodes[1].pid: PARTITIONS}, seconds=15)
+        await eventually(lambda: holders(redis_server) == {nodes[1].pid: PARTITIONS})
         nodes[0].send_signal(signal.SIGCONT)
         await listener.send(frames[60:])
         if how is signal.SIGSTOP:
-            await eventually(lambda: holders(redis_server) == even, seconds=15)
+            await eventually(lambda: holders(redis_server) == even)
 
         for name in ALERTS:
             wanted = sorted_events(one.events[name], ALERT)

@@ -107,7 +107,7 @@ async def parts(client: Redis) -> dict[str, Any]:
 
 async def until_parts(client: Redis, expected: dict[str, Any]) -> None:
     """Wait for that."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while await parts(client) != expected:  # noqa: ASYNC110 - Redis has nobody to tell
             await asyncio.sleep(0.02)
 

@@ -62,7 +62,7 @@ class Setting:
 
     async def drained(self) -> None:
         """Until nothing waits any more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while any(c.received > c.processed + c.dropped for c in self.stage.counters.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)  # nobody says when
 

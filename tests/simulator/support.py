@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosedError
 from mdp.simulator import Simulator, SimulatorOptions
 
 Row = dict[str, Any]
-PATIENCE_SECONDS = 20.0  # bound of a wait that should end at once; only a failing test takes it
+PATIENCE_SECONDS = 60.0  # bound of a wait that should end at once; only a failing test takes it
 
 
 class Client:

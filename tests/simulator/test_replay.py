@@ -88,7 +88,7 @@ async def test_every_event_comes_once_in_order_and_is_counted(recording: Path) -
         subscriber(simulator, EVERYTHING) as client,
     ):
         rows = await client.collect(600)
-        await asyncio.wait_for(simulator.finished.wait(), 10)
+        await asyncio.wait_for(simulator.finished.wait(), 60)
         assert [row["i"] for row in rows if row.get("sym") == "AAPL"] == [
             str(number) for number in range(200)
         ]
@@ -116,7 +116,7 @@ async def test_a_part_of_the_recording_for_those_who_want_a_part(recording: Path
         subscriber(simulator, "T.MSFT") as client,
     ):
         rows = await client.collect(200)
-        await asyncio.wait_for(simulator.finished.wait(), 10)
+        await asyncio.wait_for(simulator.finished.wait(), 60)
         assert {(row["ev"], row["sym"]) for row in rows} == {("T", "MSFT")}
         assert simulator.sent == {"T": 200}
 
@@ -148,7 +148,7 @@ async def test_it_waits_for_the_first_subscription(recording: Path) -> None:
 async def test_without_waiting_it_runs_unheard(recording: Path) -> None:
     """Open loop from the start, when asked to."""
     async with serve(replay=str(recording), speed=1000.0, replay_wait=False) as simulator:
-        await asyncio.wait_for(simulator.finished.wait(), 10)
+        await asyncio.wait_for(simulator.finished.wait(), 60)
         assert simulator.sent.total() == 0
         assert simulator.feed.now_ms == START_NS // 1_000_000 + 19_900
 
@@ -173,7 +173,7 @@ async def test_faults_in_the_data_work_on_recordings(recording: Path) -> None:
         subscriber(simulator, EVERYTHING) as client,
     ):
         rows = await client.collect(1_000)
-        await asyncio.wait_for(simulator.finished.wait(), 10)
+        await asyncio.wait_for(simulator.finished.wait(), 60)
         assert simulator.sent == {"T": 800, "AM": 200}
         assert [row["ev"] for row in rows[:8]] == ["T"] * 8
 

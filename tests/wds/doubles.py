@@ -120,7 +120,7 @@ async def settle(turns: int = 20) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what the network brings about; 20 s at most, so that a failure is an error and no hang."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (counters have nobody to tell)
             await asyncio.sleep(0.005)
 

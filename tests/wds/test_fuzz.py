@@ -104,7 +104,7 @@ class Rig:
                 wire = None
         if wire is not None:
             await wire.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.service.counters.clients:  # noqa: ASYNC110 (a counter has nobody to tell)
                 await asyncio.sleep(0)
 

@@ -74,7 +74,7 @@ async def exchange(
 ) -> tuple[aiohttp.ClientResponse, bytes]:
     """An answer and its body."""
     url = f"http://127.0.0.1:{env.service.port}{path}"
-    async with asyncio.timeout(20), env.session.request(method, url, **options) as answer:
+    async with asyncio.timeout(60), env.session.request(method, url, **options) as answer:
         return answer, await answer.read()
 
 

@@ -448,7 +448,7 @@ async def _run(steps: list[tuple[Any, ...]], cache_turns: int, limit: int) -> No
 
     async def settle() -> None:
         """Until everybody has done what they were to do, and has read what there was for them."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for _ in range(3):
                 await asyncio.gather(*(person.todo.join() for person in people))
                 until = flushed + 3

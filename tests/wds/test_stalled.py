@@ -51,7 +51,7 @@ class Stalled:
     async def read_until(self, mark: bytes) -> bytes:
         """Begin to read, up to a mark or the end."""
         data = b""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while mark not in data:
                 try:
                     part = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 20)
@@ -154,7 +154,7 @@ async def test_stop_does_not_wait_for_stalled_clients() -> None:
     config = WdsConfig(client_buffer_bytes=LIMIT, tick_ms=1)
     async with running(config, close_seconds=0.2) as env:
         stalled = [await Stalled.connect(env, "scanners:top_gainers") for _ in range(10)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not all(client.dirty for client in env.service._clients):
                 env.bus.publish(feeds.TOP_GAINERS, "", PAYLOAD)
                 await asyncio.sleep(0.001)

@@ -90,7 +90,7 @@ class Wire:
             ConnectionError: The connection ended without one.
             TimeoutError: None came in 20 s.
         """
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             try:
                 first, second = await self.reader.readexactly(2)
                 size = second & 0x7F
