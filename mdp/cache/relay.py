@@ -31,7 +31,7 @@ from mdp.cache.relay_interest import Interests
 from mdp.cache.relay_versions import FeedVersions
 from mdp.cache.relayed import RelayedMessage, Types, decode, parse
 from mdp.cache.tasks import begin, end
-from mdp.feeds import Family, Target, resolve
+from mdp.feeds import FAMILIES, STATE, Family, Target, resolve
 from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
@@ -115,6 +115,9 @@ class Relay:
 
     async def start(self) -> None:
         """Connect, and stay connected. Returns when clients can be served; without Redis after 2 s."""
+        for family in FAMILIES:
+            if family.kind == STATE and not family.hole:
+                self.demand.keep(family)
         self.channels.start()
         self.events.start()
         self.interests.start()
@@ -291,7 +294,7 @@ class Relay:
             if known is None:
                 return
         feed, family = known
-        if not self.bus.wants(feed, family):
+        if family.hole and not self.bus.wants(feed, family):
             return  # left a moment ago
         try:
             epoch, seq, ts, body, version = parse(data)

@@ -10,6 +10,8 @@ from mdp.feeds import STATE, Family, Target, match
 if TYPE_CHECKING:
     from mdp.cache.relay import Relay
 
+_KEPT = ""  # instead of a pattern: for good
+
 
 class Demand:
     """Counts who subscribes to which pattern here, and asks for it in Redis from the first to the last."""
@@ -22,6 +24,18 @@ class Demand:
 
     def __len__(self) -> int:
         return len(self._patterns)
+
+    def keep(self, family: Family) -> None:
+        """Hear a state feed without a symbol for good, whether or not anybody subscribes to it here.
+
+        While Redis refuses writes, messages leave and keys stay as they were: who comes from another service,
+        and had those messages there, must not be told the key's older value here.
+        """
+        name, _ = self._channel(Target(family, ""))
+        needed = self._needed_by.setdefault(name, {})
+        if not needed:
+            self._relay.channels.want(name, pattern=False)
+        needed[_KEPT] = None
 
     def hold(self, pattern: str) -> None:
         """One more subscription of a pattern."""
@@ -69,7 +83,7 @@ class Demand:
     def acknowledged(self, name: str) -> None:
         """A channel is subscribed: the patterns that waited for it alone are told to publishers."""
         for pattern in self._needed_by.get(name, ()):
-            if self._joined(pattern):
+            if pattern != _KEPT and self._joined(pattern):
                 self._begin(pattern)
 
     def exact_states(self) -> list[tuple[Family, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -13,6 +12,7 @@ from mdp.cache.keys import Keys
 from mdp.cache.redis_link import Link, connect
 from mdp.cache.relay import Relay
 from mdp.cache.relay_cache import Unanswered
+from mdp.cache.tasks import end
 from mdp.feeds import HOD_ALERT, QUOTE, TTA
 from tests.ports import free_port
 from tests.redis_server import RedisServer
@@ -21,6 +21,7 @@ from .redis_publisher import Publisher, now_ms, publishing
 from .relays import Heard, eventually, relay_to
 
 BOARD = "scanners:top_gainers"
+OWN_BOARD = "scanners:mine"  # of a name that a relay does not know: heard while somebody subscribes
 
 
 # --- values and messages ---
@@ -77,12 +78,12 @@ async def test_joining_under_load_has_no_hole_and_no_repeat(
     redis_server: RedisServer, publisher: Publisher
 ) -> None:
     """Snapshot, then every message behind it, whenever somebody joins."""
-    busy = publishing(publisher, BOARD, lambda n: [n])
+    busy = publishing(publisher, OWN_BOARD, lambda n: [n])
     async with busy, relay_to(redis_server) as relay:
         for _ in range(20):
             heard = Heard()
-            subscription = relay.bus.subscribe(BOARD, heard.append)
-            entry = await relay.cache.get(BOARD)
+            subscription = relay.bus.subscribe(OWN_BOARD, heard.append)
+            entry = await relay.cache.get(OWN_BOARD)
             await eventually(lambda heard=heard: len(heard) > 20)  # type: ignore[misc]
             subscription.close()
             assert entry is not None
@@ -92,7 +93,7 @@ async def test_joining_under_load_has_no_hole_and_no_repeat(
                 range(entry.seq + 1, entry.seq + 1 + len(news))
             ), "no hole, no repeat"
             assert all(message.value == [message.seq] for message in heard)
-            await eventually(lambda: not relay.channels.joined(f"mdp:bus:{BOARD}"))
+            await eventually(lambda: not relay.channels.joined(f"mdp:bus:{OWN_BOARD}"))
 
 
 async def test_joining_a_symbol_under_load_never_goes_back(
@@ -194,11 +195,10 @@ async def test_after_the_last_subscription_nothing_is_asked_for(
         await eventually(lambda: relay.bus.place("quote:AAPL") == (1_000, 1))
         first.close()
         first.close()
-        with redis_server.client() as other:
-            assert other.pubsub_channels("mdp:bus:*") == [b"mdp:bus:quote:AAPL"]
-            second.close()
-            assert len(relay.demand) == 0
-            await eventually(lambda: other.pubsub_channels("mdp:bus:*") == [])
+        assert "quote:AAPL" in subscribed_at(redis_server)
+        second.close()
+        assert len(relay.demand) == 0
+        await eventually(lambda: "quote:AAPL" not in subscribed_at(redis_server))
         assert relay.bus.place("quote:AAPL") == (0, 0), "what is not followed is not known"
 
 
@@ -331,16 +331,16 @@ async def test_interest_is_said_at_once_and_kept(redis_server: RedisServer, clie
     """After the subscription is acknowledged, so that what publishers send at once is heard."""
     words = client.pubsub()
     await words.subscribe("mdp:interest")
-    await words.get_message(timeout=5)
+    await words.get_message(timeout=30)
     async with relay_to(redis_server, "wds-9") as relay:
         subscription = relay.bus.subscribe("quote:AAPL", Heard().append)
-        assert (await words.get_message(timeout=5) or {}).get("data") == b"+quote:AAPL"
+        assert (await words.get_message(timeout=30) or {}).get("data") == b"+quote:AAPL"
         assert relay.channels.joined("mdp:bus:quote:AAPL")
         with redis_server.client() as plain:
             assert plain.smembers("mdp:interest:wds-9") == {b"quote:AAPL"}
             assert 0 < plain.ttl("mdp:interest:wds-9") <= 10
             subscription.close()
-            assert (await words.get_message(timeout=5) or {}).get("data") == b"-quote:AAPL"
+            assert (await words.get_message(timeout=30) or {}).get("data") == b"-quote:AAPL"
             await eventually(lambda: plain.smembers("mdp:interest:wds-9") == set())
             relay.bus.subscribe("quote:MSFT", Heard().append)
             await eventually(lambda: plain.exists("mdp:interest:wds-9") == 1)
@@ -463,18 +463,18 @@ async def test_a_board_does_not_go_back_for_who_left_where_writes_were_refused(
 ) -> None:
     """Messages left, the key stayed behind them: who comes back is told the message, and what follows it."""
     async with relay_to(redis_server) as relay:
-        subscription = relay.bus.subscribe(BOARD, Heard().append)
-        await relay.cache.get(BOARD)
-        await publisher.publish(BOARD, ["kept"], seq=8)
-        await publisher.publish(BOARD, ["refused"], seq=12, keep=False)
-        await eventually(lambda: relay.bus.place(BOARD)[1] == 12)
+        subscription = relay.bus.subscribe(OWN_BOARD, Heard().append)
+        await relay.cache.get(OWN_BOARD)
+        await publisher.publish(OWN_BOARD, ["kept"], seq=8)
+        await publisher.publish(OWN_BOARD, ["refused"], seq=12, keep=False)
+        await eventually(lambda: relay.bus.place(OWN_BOARD)[1] == 12)
         subscription.close()
         heard = Heard()
-        relay.bus.subscribe(BOARD, heard.append)
-        entry = await relay.cache.get(BOARD)
+        relay.bus.subscribe(OWN_BOARD, heard.append)
+        entry = await relay.cache.get(OWN_BOARD)
         assert entry is not None
         assert (entry.value, entry.seq) == (["refused"], 12)
-        await publisher.publish(BOARD, ["next"], seq=13)
+        await publisher.publish(OWN_BOARD, ["next"], seq=13)
         await eventually(lambda: heard.values() == [["next"]])
 
 
@@ -483,24 +483,43 @@ async def test_a_board_that_was_left_is_as_new_as_its_key(
 ) -> None:
     """What was published while nobody subscribed is told to who comes back, not what was heard last."""
     async with relay_to(redis_server) as relay:
-        subscription = relay.bus.subscribe(BOARD, Heard().append)
-        await relay.cache.get(BOARD)
-        await publisher.publish(BOARD, ["heard"])
-        await eventually(lambda: relay.bus.place(BOARD)[1] == 1)
+        subscription = relay.bus.subscribe(OWN_BOARD, Heard().append)
+        await relay.cache.get(OWN_BOARD)
+        await publisher.publish(OWN_BOARD, ["heard"])
+        await eventually(lambda: relay.bus.place(OWN_BOARD)[1] == 1)
         subscription.close()
-        await eventually(lambda: not subscribed_at(redis_server))
-        await publisher.publish(BOARD, ["unheard"])
-        relay.bus.subscribe(BOARD, Heard().append)
-        entry = await relay.cache.get(BOARD)
+        await eventually(lambda: OWN_BOARD not in subscribed_at(redis_server))
+        await publisher.publish(OWN_BOARD, ["unheard"])
+        relay.bus.subscribe(OWN_BOARD, Heard().append)
+        entry = await relay.cache.get(OWN_BOARD)
         assert entry is not None
         assert (entry.value, entry.seq) == (["unheard"], 2)
 
 
-def subscribed_at(server: RedisServer) -> list[bytes]:
-    """What is subscribed of the bus."""
+async def test_a_board_is_heard_though_nobody_subscribes_to_it(
+    redis_server: RedisServer, publisher: Publisher
+) -> None:
+    """While writes are refused its key stays behind: who had newer ones elsewhere is told no older one."""
+    async with relay_to(redis_server) as relay:
+        await publisher.publish(BOARD, ["kept"], seq=8)
+        await publisher.publish(BOARD, ["refused"], seq=12, keep=False)
+        await eventually(lambda: relay.bus.place(BOARD)[1] == 12)
+        assert len(relay.demand) == 0
+        subscription = relay.bus.subscribe(BOARD, Heard().append)
+        entry = await relay.cache.get(BOARD)
+        assert entry is not None
+        assert (entry.value, entry.seq) == (["refused"], 12)
+        subscription.close()
+        await publisher.publish(BOARD, ["next"], seq=13, keep=False)
+        await eventually(lambda: relay.bus.place(BOARD)[1] == 13)
+        assert BOARD in subscribed_at(redis_server)
+
+
+def subscribed_at(server: RedisServer) -> list[str]:
+    """Feeds of which the bus is subscribed."""
     with server.client() as client:
         found: list[bytes] = client.pubsub_channels("mdp:bus:*")
-        return found
+        return [name.decode().removeprefix("mdp:bus:") for name in found]
 
 
 async def test_a_redis_that_does_not_answer_is_given_up_and_found_again(
@@ -530,13 +549,13 @@ async def test_a_redis_without_memory_is_told_what_is_wanted(
     await publisher.publish(BOARD, ["kept"])
     words = client.pubsub()
     await words.subscribe("mdp:interest")
-    await words.get_message(timeout=5)
+    await words.get_message(timeout=30)
     heard = Heard()
     async with relay_to(redis_server) as relay:
         with redis_server.client() as plain:
             plain.config_set("maxmemory", "1mb")
             relay.bus.subscribe(BOARD, heard.append)
-            assert (await words.get_message(timeout=5) or {}).get("data") == b"+" + BOARD.encode()
+            assert (await words.get_message(timeout=30) or {}).get("data") == b"+" + BOARD.encode()
             entry = await relay.cache.get(BOARD)
             assert entry is not None
             assert entry.value == ["kept"]
@@ -590,7 +609,5 @@ async def test_a_part_that_died_is_no_good_health(redis_server: RedisServer, par
     """Only a defect ends one: the process must not look as if it served."""
     async with relay_to(redis_server) as relay:
         assert relay.health().ok
-        task = getattr(relay, part)._task
-        task.cancel()
-        await asyncio.wait({task})
+        await end(getattr(relay, part)._task)
         assert (relay.health().ok, relay.health().detail) == (False, "does not run")

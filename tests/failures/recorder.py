@@ -119,7 +119,8 @@ class Judge:
         before = self.places.get(feed)
         # A first value out of a key of Redis has no place: (0, 0), docs/redis.md.
         if before is not None and not (first and (place == (0, 0) or place == before)) and place <= before:
-            self._fault("repeated" if place == before else "back", feed, f"{place} after {before}")
+            words = f"{place} after {before}{', the first of a connection' if first else ''}"
+            self._fault("repeated" if place == before else "back", feed, words)
         if before is None or place > before or not first:
             self.places[feed] = place
         for name, marks in _marks(feed, data):
