@@ -77,6 +77,7 @@ class TradeLedger:
             (a sum of `mdp.trade_rules` flags).
         unknown: Condition numbers that no list knows, in order of appearance, 1,000 at most.
         on_unknown: Called once for each of them.
+        loose_trades: Of a symbol, that `dump` writes as they are instead of summing them up.
     """
 
     def __init__(self, market: Market) -> None:
@@ -90,6 +91,7 @@ class TradeLedger:
         self.effects = [0] * (2 * UNKNOWN)
         self.unknown: dict[Number, None] = {}
         self.on_unknown: Callable[[Number], object] = lambda _number: None
+        self.loose_trades = 32  # a kilobyte
         self._market = market
         self._regular: dict[tuple[Number, ...], int] = {}
         self._extended: dict[tuple[Number, ...], int] = {}
@@ -259,7 +261,10 @@ class TradeLedger:
         yield ["rules", rules.source, rules.dated, [_rule_record(rule) for rule in rules.rules.values()]]
         symbols = list(self.symbols.items())
         for at in range(0, len(symbols), _STEP):
-            yield ["day", [_record(name, known) for name, known in symbols[at : at + _STEP]]]
+            yield [
+                "trades",
+                [_record(name, known, self.loose_trades) for name, known in symbols[at : at + _STEP]],
+            ]
 
     def hydrate(self, records: Iterable[Any]) -> None:
         """Take back what `dump` gave."""
@@ -270,10 +275,14 @@ class TradeLedger:
                     self.use(RuleTable({rule[0]: Rule(*rule) for rule in rules}, source, dated))
                 continue
             for name, *values in record[1]:
+                # "day": as it was written up to version 0.3
+                records = values.pop(0) if record[0] == "trades" else b""
                 known = self.symbols[name] = SymbolTrades()
                 for field, value in zip(_KEPT, values, strict=True):
                     setattr(known, field, value)
                 known.late = tuple(known.late) if known.late else None  # type: ignore[assignment]
+                if records:
+                    known.add_records(records)
 
     def _repeated(self, trades: list[Trade], latest: float) -> None:
         for trade in trades:
@@ -353,9 +362,9 @@ def _venue(exchange: Number | None) -> int:
     return int(exchange)
 
 
-def _record(symbol: str, known: SymbolTrades) -> list[Any]:
-    known.fold()
-    return [symbol, *_values(known)]
+def _record(symbol: str, known: SymbolTrades, loose: int) -> list[Any]:
+    records = known.loose_records(loose)  # first: the values may change by it
+    return [symbol, records, *_values(known)]
 
 
 def _rule_record(rule: Rule) -> list[Any]:

@@ -137,6 +137,28 @@ class SymbolTrades:
             return self.ring[begin // 8 : at]
         return self.ring[begin // 8 :] + self.ring[:at]
 
+    def loose_records(self, most: int) -> bytes:
+        """The records that are not in the day's numbers yet; more than `most` are summed up instead.
+
+        To write a few down is cheaper than to sum them up: a symbol's numbers have to be fetched from
+        memory for that, and most symbols trade seldom.
+        """
+        if self.at - self.folded > most * RECORD_BYTES:
+            self.fold()
+        return self.ring[self.folded // 8 : self.at // 8].tobytes()
+
+    def add_records(self, records: bytes) -> None:
+        """Bring what `loose_records` gave into the day's numbers; the window must be empty, and stays so.
+
+        Raises:
+            ValueError: These are no records.
+        """
+        if len(records) % RECORD_BYTES:
+            raise ValueError(f"{len(records)} bytes are no whole number of trades")
+        self.ring = array("d", records)
+        self.at, self.folded = len(records), 0
+        self.clear_window()
+
     def restore_window(self, records: array[float]) -> None:
         """Take back what is in the day's numbers already: the last 1,000 trades or less, oldest first."""
         size = len(records) * 8

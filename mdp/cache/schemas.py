@@ -10,8 +10,9 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-#: Checkpoints, and the windows of trades that are written with them (`mdp.processor.checkpoint`).
-CHECKPOINTS = 1
+#: Checkpoints, and the windows of trades that are written with them (`mdp.processor.checkpoint`). 2: a
+#: symbol's trades may be there one by one, not summed up yet.
+CHECKPOINTS = 2
 #: Parts of feeds of the whole market, and of the gap ledger (`mdp.processor.parts`).
 PARTS = 1
 #: The day's reference values, in Redis and in the snapshot file (`mdp.cache.reference`).

@@ -76,4 +76,6 @@ class PartitionBuilder:
         # In this order: what the ledger has, the trust dumped behind it knows.
         analyzers: list[Analyzer] = [swap, PartitionGaps(market, results), TrustKeeper(market, results)]
         analyzers += [kind(market, results) for kind in self._analyzers]
+        if market.trades is not None:  # a checkpoint a second would compress the same ones again and again
+            market.trades.loose_trades = 0
         return out, Engine(market, results, analyzers, max_failures=self._max_failures)

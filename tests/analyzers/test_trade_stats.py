@@ -197,6 +197,61 @@ def test_a_restart_goes_on_with_the_days_numbers() -> None:
     assert again.get("trade_stats:AAA") == {"symbol": "AAA", **model.stats()}
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.lists(wires, min_size=1, max_size=12), min_size=2, max_size=6), st.sampled_from([0, 1, 7, 32])
+)
+def test_any_day_survives_any_restart(frames: list[list[Wire]], loose: int) -> None:
+    """However many trades are written as they are, the day's numbers are the model's, and so they go on."""
+    rig, model = day_rig(), Model()
+    for number, frame in enumerate(frames):
+        rig.send(*frame)
+        for wire in frame:
+            model.take(wire)
+        if number % 2 == 0:
+            continue  # several frames' trades may be written together
+        TradeLedger.of(rig.market).loose_trades = loose
+        records = msgspec.msgpack.decode(msgspec.msgpack.encode(list(rig.stats.dump())))
+        seen = TradeLedger.of(rig.market).seen
+        rig = day_rig()
+        rig.stats.hydrate(records)
+        TradeLedger.of(rig.market).seen = seen  # kept elsewhere, over a restart
+        assert TradeLedger.of(rig.market).trade_count("AAA") == len(model.volume())
+    assert rig.get("trade_stats:AAA") == {"symbol": "AAA", **model.stats()}
+
+
+def test_few_trades_are_written_as_they_are_and_many_summed_up() -> None:
+    """32 cost no look at the day's numbers; with the next one they are summed up."""
+    rig = day_rig()
+    ledger = TradeLedger.of(rig.market)
+    for number, summed in ((32, False), (33, True), (40, False)):
+        held = ledger.trade_count("AAA")
+        rig.send(*[trade("AAA", POST - 9_000, 1, 10.5, i=str(n)) for n in range(held, number)])
+        ((name, records, *_),) = list(rig.stats.dump())[-1][1]
+        assert name == "AAA"
+        assert (ledger.symbols["AAA"].count == number) is summed
+        assert bool(records) is not summed
+
+
+def test_records_that_are_none_are_refused() -> None:
+    """A damaged snapshot is told, not read as trades."""
+    records = list(day_rig().stats.dump())
+    with pytest.raises(ValueError, match="no whole number of trades"):
+        day_rig().stats.hydrate([*records, ["trades", [["AAA", b"12345", *[0] * 11, None, [], 0, 0]]]])
+
+
+def test_a_snapshot_of_version_three_is_read() -> None:
+    """Trades were always summed up there."""
+    rig = day_rig()
+    TradeLedger.of(rig.market).loose_trades = 0
+    rig.send(trade("AAA", POST - 9_000, 100, 10.5, i="1"), trade("AAA", POST - 8_000, 50, 11, i="2"))
+    rules, (_, symbols) = list(rig.stats.dump())
+    again = day_rig()
+    again.stats.hydrate([rules, ["day", [[name, *values] for name, _, *values in symbols]]])
+    assert again.get("trade_stats:AAA") == rig.get("trade_stats:AAA")
+    assert again.get("trade_stats:AAA")["total_volume"] == 150
+
+
 def test_the_providers_rules_survive_a_restart() -> None:
     """No question is needed on the second start; the shipped ones are the program's own to bring."""
     rig, again = day_rig(), day_rig()
