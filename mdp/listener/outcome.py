@@ -115,6 +115,8 @@ def of_close(code: int | None, reason: str | None, secrets: Iterable[str] = ()) 
         return Outcome("aborted", "the connection broke without a closing handshake")
     label = f"closed_{code}" if code in _CLOSE_CODES else "closed_other"
     said = one_line(reason or "", secrets)
+    if code == 1008 and (status := of_status(said, "")) is not None and status.then is not Next.GIVE_UP:
+        return status  # the status before it is not read any more where our next request met the close
     if code == 1009:
         said = said or "a message was larger than massive.max_frame_bytes"
     return Outcome(label, f"the connection was closed with code {code}" + (f": {said}" if said else ""))

@@ -101,3 +101,12 @@ def test_statuses_are_found_between_other_events() -> None:
     """A frame may hold events of any types."""
     frame = '[{"ev":"T","sym":"A","p":1},{"ev":"status","status":"max_connections","message":"m"}]'
     assert [status.status for status in statuses_of(frame)] == ["max_connections"]
+
+
+def test_a_close_that_names_a_status_is_that_status() -> None:
+    """The status may have been lost with the connection. A close alone says of no key that it is wrong."""
+    refused = of_close(1008, "max_connections")
+    assert (refused.reason, refused.then) == ("max_connections", Next.COOL_DOWN)
+    assert of_close(1008, "slow_consumer").reason == "slow_consumer"
+    assert of_close(1008, "auth_failed").reason == "closed_1008"
+    assert of_close(1000, "max_connections").reason == "closed_1000"
