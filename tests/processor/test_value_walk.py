@@ -89,11 +89,11 @@ def test_changes_over_the_last_minutes_go_on_without_a_bar() -> None:
     bench.due()
     quiet = sorted((family, f"S{n}") for family in ("quote:{S}", "daily_range:{S}") for n in range(10))
     for minutes in (0.25, 1, 29.75, 30):
-        bench.rig.tick(NOON + minutes * 60_000)
+        bench.rig.tick(NOON + round(minutes * 60_000))
         assert sorted(bench.due()) == quiet
         assert bench.due() == []
     for minutes in (30.25, 31, 45):
-        bench.rig.tick(NOON + minutes * 60_000)
+        bench.rig.tick(NOON + round(minutes * 60_000))
         assert bench.due() == []
 
 
