@@ -194,7 +194,13 @@ async def check(client: Redis, config: CacheConfig, *, widget: bool = False) -> 
     internal = not (widget and config.widget_url)
     name = "valkey" if "valkey_version" in info or info.get("server_name") == "valkey" else "redis"
     version = str(info.get("valkey_version") or info.get("redis_version") or "")
-    return Server(name, version, tuple(f"{key}: {text}" for text in _warnings(info, name, version, internal)))
+    warnings = _warnings(info, name, version, internal)
+    if internal and address.database and not config.key_prefix:
+        warnings.append(
+            f"database {address.database}: Redis has databases of keys, but not of channels; if another "
+            "platform uses this server, give one of them a cache.key_prefix"
+        )
+    return Server(name, version, tuple(f"{key}: {text}" for text in warnings))
 
 
 async def _info(client: Redis) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis.exceptions
 import trustme
@@ -118,6 +119,18 @@ async def test_eviction_is_warned_of_where_the_roles_meet(
     assert (await check(client, apart, widget=True)).warnings == ()
     await client.config_set("maxmemory-policy", "noeviction")
     assert (await check(client, redis_server.config())).warnings == ()
+
+
+async def test_a_database_of_its_own_is_warned_of_unless_names_differ(
+    client: Redis, redis_server: RedisServer
+) -> None:
+    """Channels are common to all databases: boards of a platform in another one replaced ours for good."""
+    await client.config_set("maxmemory", 100 << 20)
+    config = msgspec.structs.replace(redis_server.config(), url=redis_server.url.removesuffix("/0") + "/3")
+    (warning,) = (await check(client, config)).warnings
+    assert "database 3" in warning
+    assert "cache.key_prefix" in warning
+    assert (await check(client, msgspec.structs.replace(config, key_prefix="x:"))).warnings == ()
 
 
 async def test_an_unreachable_server_is_named_without_its_password() -> None:
