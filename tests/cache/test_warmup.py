@@ -443,6 +443,24 @@ async def test_eleven_thousand_symbols_take_fewer_than_60_calls_and_small_steps(
     assert max(in_turn.values()) <= 2_000  # two readers and their settling may meet in one turn
 
 
+async def test_volumes_are_added_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand symbols at a time, whatever the size of an answer."""
+    added: list[int] = []
+    add = SessionVolumes.add
+
+    def noted(self: SessionVolumes, day: date, volumes: Mapping[str, float], refused: Any = ()) -> None:
+        added.append(len(volumes))
+        add(self, day, volumes, refused)
+
+    monkeypatch.setattr(SessionVolumes, "add", noted)
+    provider = Market()
+    provider.answers[paths.GROUPED] = session({f"S{n}": 1000 for n in range(2_500)})
+    async with fetching(provider) as book:
+        assert await book.round()
+        assert book.rows["S2499"].avg_volume_days == 30
+    assert sorted(added) == [500] * 30 + [1_000] * 60
+
+
 async def test_progress_counts_calls_and_symbols() -> None:
     """What is done never exceeds what is needed, and both meet at the end."""
     provider = Market()
