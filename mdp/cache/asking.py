@@ -17,10 +17,11 @@ from mdp.cache.memory import stepped
 from mdp.cache.redis_link import REDIS_ERRORS
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.tasks import end
-from mdp.feeds import QUOTES, TRADES, Family, resolve
+from mdp.feeds import HALT, QUOTES, TRADES, Family, resolve
 
-#: Families whose values nobody writes before somebody subscribes, and which expire in seconds.
-ASKED = frozenset({TRADES.name, QUOTES.name})
+#: Families whose values nobody writes before somebody subscribes, and which expire in seconds; and one whose
+#: value is written when a halt or a band changes, while its price and time go on with each bar.
+ASKED = frozenset({TRADES.name, QUOTES.name, HALT.name})
 WAIT_SECONDS = 0.3
 _AT_ONCE = 6  # questions of one process; each has a connection while it waits
 _MOST_ANSWERS = 200  # under way at once; further questions are not answered

@@ -16,7 +16,7 @@ from mdp.cache.redis_interest import InterestWatch
 from mdp.cache.redis_link import Link, connect
 from mdp.cache.redis_output import RedisOutput
 from mdp.cache.redis_writer import RedisWriter
-from mdp.feeds import QUOTES, TRADES
+from mdp.feeds import HALT, QUOTES, TRADES
 from tests.cache.relays import eventually, relay_to
 from tests.redis_server import RedisServer
 
@@ -64,6 +64,20 @@ async def owning(server: RedisServer) -> AsyncIterator[Owner]:
         await writer.stop()
         await interest.stop()
         await client.aclose()
+
+
+async def test_a_row_of_halts_is_of_the_moment_at_which_it_is_asked_for(redis_server: RedisServer) -> None:
+    """Its key is of the last change of a halt or band; price and time went on since."""
+    async with owning(redis_server) as owner, relay_to(redis_server) as relay:
+        with redis_server.client() as client:
+            client.set("halt:A1", '{"last_price":7}')
+            client.set("halt:B1", '{"last_price":3}')
+        owner.output.provide(HALT, {"A1": {"last_price": 8}}.get)
+        ours, nobodys = await relay.cache.get("halt:A1"), await relay.cache.get("halt:B1")
+
+        assert ours is not None
+        assert nobodys is not None
+        assert (ours.value, nobodys.value) == ({"last_price": 8}, {"last_price": 3})
 
 
 async def test_a_value_that_nobody_subscribes_to_is_had_from_its_owner(redis_server: RedisServer) -> None:
