@@ -23,7 +23,7 @@ from mdp.commands.history import history
 from mdp.commands.keys import keys
 from mdp.commands.remote import explain, get, record, watch
 from mdp.config import ConfigError, secrets_of
-from mdp.config_load import check_for_run
+from mdp.config_load import check_for_run, flag_of
 
 ROLES = ("all", "listener", "processor", "scanner", "wds", "scp")
 _NEED_KEY = frozenset({"all", "listener", "processor"})  # of the provider: its stream, its REST endpoints
@@ -44,6 +44,23 @@ def _parse_roles(text: str) -> list[str]:
     if "all" in roles and len(roles) > 1:
         raise Refused(f'--role: found "{text}"; allowed: all alone, it is every role')
     return roles
+
+
+def _refuse_flags_without_effect(flags: Mapping[str, object], demo: bool, alone: bool) -> None:
+    """Who gives such a flag expects something of it. In a file or the environment it may be meant for others.
+
+    Raises:
+        Refused: An address beside `--demo`, or what only `--role processor` does.
+    """
+    given = {key for key, value in flags.items() if value is not None}
+    for key in ("massive.feed", "massive.rest_url"):
+        if demo and key in given:
+            raise Refused(
+                f"{flag_of(key)}: found beside --demo; allowed: one of them (a demo has its own feed)"
+            )
+    for key in ("processor.workers", "processor.partitions"):
+        if alone and key in given:
+            raise Refused(f"{flag_of(key)}: found with --role all; allowed: with --role processor")
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,6 +112,8 @@ def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, obje
     if demo and roles != ["all"]:
         raise Refused("--demo: found a split role; allowed: --role all (a demo is one process)")
     loaded = load_or_refuse(config_path, flags)
+    alone = roles == ["all"] and loaded.config.mdq.backend == "memory"
+    _refuse_flags_without_effect(flags, demo, alone)
     try:
         check_for_run(loaded, needs_provider_key=not demo and bool(_NEED_KEY & set(roles)))
     except ConfigError as error:
@@ -108,7 +127,6 @@ def run(role: str, demo: bool, config_path: str | None, flags: Mapping[str, obje
     configure(loaded.config.log, secrets_of(loaded.config))
     for warning in loaded.warnings:
         structlog.get_logger(__name__).warning("configuration", warning=warning)
-    alone = roles == ["all"] and loaded.config.mdq.backend == "memory"
     process = import_module("mdp.app" if alone else "mdp.roles.assembly")
     sys.exit(process.run(loaded.config, roles, DemoOptions() if demo else None))
 

@@ -107,7 +107,7 @@ def check_for_run(loaded: Loaded, *, needs_provider_key: bool) -> None:
         raise ConfigError(
             f"{where}: massive.api_key: found nothing; allowed: your Massive.com key in MASSIVE_API_KEY, "
             "POLYGON_API_KEY, massive.api_key or the file that massive.api_key_file names "
-            "(no key? try --demo)"
+            "(no key? try --role all --demo)"
         )
 
 

@@ -218,6 +218,25 @@ def test_a_demo_is_one_process(split: FakeApp) -> None:
     assert split.calls == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["--demo", "--massive-feed", "127.0.0.1:9"], "--massive-feed"),
+        (["--demo", "--massive-rest-url", "http://127.0.0.1:9"], "--massive-rest-url"),
+        (["--demo", "--workers", "3"], "--processor-workers"),
+        (["--demo", "--partitions", "0-7"], "--processor-partitions"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(app: FakeApp, arguments: list[str], flag: str) -> None:
+    """Who gives it expects something; the same in the environment is for other processes."""
+    result = mdp("run", *arguments)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert result.output.startswith(f"Error: {flag}: found ")
+    assert app.calls == []
+    environ = {"MDP_MASSIVE_FEED": "127.0.0.1:9", "MDP_PROCESSOR_WORKERS": "3"}
+    assert mdp("run", "--demo", environ=environ).exit_code == 0
+
+
 def test_the_exit_code_is_the_applications(app: FakeApp) -> None:
     """A failure while running is a failure of the command."""
     app.code = 3
