@@ -176,13 +176,20 @@ class Packer:
 
     def heartbeat(self, epoch: int, since_ms: int) -> list[Outgoing]:
         """Entries without events, with the market clock, for partitions whose bars got nothing since then."""
-        market_ms = int(self.market_clock.now_ms)
         quiet = [
             stream
             for partition in range(self._count)
             if (stream := self.streams[AGGREGATES, partition]).last_ms <= since_ms
         ]
-        return [self._entry(stream, epoch, [], _NO_EVENTS, 0, market_ms) for stream in quiet]
+        return self._empty(quiet, epoch)
+
+    def shut(self, epoch: int) -> list[Outgoing]:
+        """Entries without events for all streams that have some: nothing older is written behind them."""
+        return self._empty([stream for stream in self.streams.values() if stream.place], epoch)
+
+    def _empty(self, streams: list[Stream], epoch: int) -> list[Outgoing]:
+        market_ms = int(self.market_clock.now_ms)
+        return [self._entry(stream, epoch, [], _NO_EVENTS, 0, market_ms) for stream in streams]
 
     def _queue_lost(self, queue: str, reason: str, batch: Batch) -> None:
         if queue == AGGREGATES:

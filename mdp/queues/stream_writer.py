@@ -252,6 +252,10 @@ class StreamWriter:
             self._last_id = max(self._last_id, last.id)
             stream.go_on(last)
         await self._settle(gained=True)
+        # A predecessor that was frozen may write once more when it wakes up, where we have not written yet.
+        if entries := self.packer.shut(epoch):
+            self._number(entries)
+            self._rounds.append(entries)
         self._epoch = epoch
 
     async def _settle_without_lease(self) -> bool:

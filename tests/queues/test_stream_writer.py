@@ -368,6 +368,33 @@ async def test_one_that_was_frozen_past_its_lease_writes_nothing_more(
     assert old.accounting() | {"sent": 100, "lost": 100} == old.accounting()
 
 
+async def test_one_that_was_frozen_writes_nothing_though_its_successor_has_no_events_yet(
+    make: Make, redis_server: RedisServer
+) -> None:
+    """Every stream that had any gets an entry at once: what is older is refused from then on."""
+    leadership = Leadership(1)
+    old, new = make(leadership), make(Leadership(2))
+    await old.start()
+    old.queues["trades"].put(trades(0, 100))
+    await until(lambda: sent(old) == 100)
+    leadership.epoch = 0
+    await asyncio.sleep(0.05)
+    old.queues["trades"].put(trades(100, 100))
+    (entries,) = old._pack(1)
+    await new.start()
+    written = [entry.stream.queue for entry in entries]
+    await until(lambda: all(
+        stored(redis_server)[queue, entry.stream.partition][-1].header.epoch == 2
+        for queue, entry in zip(written, entries, strict=True)
+    ))  # fmt: skip
+    old._under_way = entries
+    leadership.epoch = 1  # it looked at its lease before it froze
+    await until(lambda: old.accounting()["waiting"] == 0)
+    assert sorted(sizes(redis_server)) == list(range(100))
+    assert old.accounting() | {"sent": 100, "lost": 100} == old.accounting()
+    assert new.accounting()["sent"] == 0
+
+
 @pytest.mark.parametrize("looks_early", [True, False])
 async def test_what_was_under_way_at_a_lost_lease_is_settled_once_another_writes(
     make: Make, redis_server: RedisServer, looks_early: bool
