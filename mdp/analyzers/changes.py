@@ -23,7 +23,8 @@ class Changes:
         self._interest = interest
         self._touched: set[str] = set()  # since the last `take`, while all symbols are wanted
         self._seen: dict[str, _Seen] = {}  # symbol -> what its value followed from
-        self._common: tuple[int, int, bool] = (0, 0, False)  # what all values followed from
+        self._common: tuple[int, bool] = (0, False)  # what all values followed from
+        self._referred = 0
         self._revision = -1
 
     def note(self, batch: EventBatch) -> None:
@@ -52,12 +53,15 @@ class Changes:
                 self._seen.clear()
             return
         seen = self._seen
-        common = (market.referred, market.losses, market.is_open_set)
+        common = (market.losses, market.is_open_set)
+        if interest.all and (common != self._common or market.referred != self._referred):
+            self._touched.update(
+                market.symbols
+            )  # whose reference values came is seen when they are looked at
         if common != self._common or (len(seen) > 2 * len(interest.symbols) + 1_000 and not interest.all):
-            if common != self._common and interest.all:
-                self._touched.update(market.symbols)
             self._common = common
             seen.clear()
+        self._referred = market.referred
         candidates = list(self._touched | interest.symbols if interest.all else interest.symbols)
         self._touched = set()
         for at in range(0, len(candidates), _STEP):
@@ -83,6 +87,12 @@ _Seen = tuple[Any, ...]
 
 
 def _rest(state: SymbolState) -> _Seen:
-    """What a value follows from beside the newest bar: late bars change only this."""
+    """What a value follows from beside the newest bar: late bars and reference values change only this."""
     known = state.range
-    return state.accumulated_volume, state.high, state.low, 0 if known is None else known.revision
+    return (
+        state.accumulated_volume,
+        state.high,
+        state.low,
+        state.reference,
+        0 if known is None else known.revision,
+    )

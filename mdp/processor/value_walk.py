@@ -94,7 +94,7 @@ class ValueWalk:
 
     def _begin_round(self) -> None:
         market = self._market
-        common = (market.referred, market.losses, market.is_open_set)
+        common = (market.losses, market.is_open_set)
         if common != self._common:  # what all values follow from
             self._common = common
             self._generation += 1
@@ -171,6 +171,7 @@ class ValueWalk:
             state.accumulated_volume,
             state.high,
             state.low,
+            state.reference,
             0 if known is None else known.revision,
             market.trade_count(symbol),
             market.is_stale(symbol, state.start),

@@ -82,6 +82,24 @@ def test_references_that_come_late_count_at_once() -> None:
     assert row["pct_change"] == pytest.approx(10)
 
 
+@pytest.mark.parametrize("pattern", ["quote:*", "quote:AAA"])
+def test_late_references_are_published_of_those_whose_they_are(pattern: str) -> None:
+    """Each batch of latecomers once made every symbol's quote news: a market's worth of messages a second."""
+    rig = rig_at(at(12))
+    rig.subscribe(pattern)
+    rig.send(bar("AAA", at(12), 11), bar("BBB", at(12), 12))
+    assert "quote:AAA" in [feed for feed, _ in rig.taken()]
+    rig.market.refer({"AAA": NoReference(prev_day_close=10)})
+    rig.flush(rig.quote)
+    assert [(feed, row["change"]) for feed, row in rig.taken()] == [("quote:AAA", 1)]
+    rig.market.refer({"BBB": NoReference(prev_day_close=10)})
+    rig.flush(rig.quote)
+    assert [feed for feed, _ in rig.taken()] == ["quote:BBB"] * (pattern == "quote:*")
+    rig.market.refer({"AAA": NoReference(prev_day_close=10), "NEW": NoReference(prev_day_close=5)})
+    rig.flush(rig.quote)
+    assert rig.taken() == []
+
+
 def test_the_official_open_replaces_the_first_bars_as_soon_as_it_is_sent() -> None:
     """From then on, for the change since open as well."""
     rig = rig_at(at(9, 30))

@@ -57,7 +57,9 @@ async def test_one_of_a_newer_version_is_refused_with_words() -> None:
     """An old processor must not overwrite what a new one knows."""
     schema, head, records = msgspec.msgpack.decode(checkpoint.pack(await dumped(OneProcess())))
 
-    with pytest.raises(CheckpointError, match=f"version {SCHEMA + 1}; this process reads up to {SCHEMA}: upgrade it, too"):
+    with pytest.raises(
+        CheckpointError, match=f"version {SCHEMA + 1}; this process reads up to {SCHEMA}: upgrade it, too"
+    ):
         checkpoint.unpack(msgspec.msgpack.encode([schema + 1, head, records]))
     assert schema == SCHEMA
 
