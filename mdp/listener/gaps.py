@@ -159,9 +159,11 @@ class GapLedger:
         """Data arrives again: end the outage that lasts, and return it (None where there was none)."""
         ended, self._open = self._open, None
         if ended is not None:
-            # A wall clock that was set back must not make an interval that ends before it begins.
+            # A clock that was set back, ours or the provider's, must not make an interval that ends
+            # before it begins.
             ended.end_ms = max(self._wall_ms(), ended.start_ms)
-            ended.market_end_ms = self._market_ms()
+            market, began = self._market_ms(), ended.market_start_ms
+            ended.market_end_ms = market if market is None or began is None else max(market, began)
             for callback in self.on_close:
                 callback(ended)
         return ended

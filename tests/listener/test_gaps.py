@@ -108,6 +108,17 @@ def test_wall_clock_set_back_makes_no_negative_interval() -> None:
     assert ended.end_ms == ended.start_ms
 
 
+def test_a_provider_whose_clock_is_behind_its_events_makes_no_negative_interval() -> None:
+    """The begin may be known by the events, whose time is ahead of what the provider says at the end."""
+    times = Times()
+    ledger = times.ledger()
+    ledger.open("operator").market_start_ms = 600_000
+    times.market = 505_000
+    ledger.close()
+    assert ledger.entries()[0]["market_end_ms"] == 600_000
+    assert ledger.missing(600_000)
+
+
 def test_entries_are_plain_json() -> None:
     """They are served by the admin API."""
     ledger = Times().ledger()
