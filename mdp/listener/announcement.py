@@ -54,8 +54,9 @@ def read_announcement(fields: Mapping[bytes, bytes]) -> Announcement:
         except msgspec.ValidationError as error:
             # "... - at `$.name`": that field counts as not said.
             name = str(error).partition("$.")[2].split("`")[0].split("[")[0].split(".")[0]
-            if values.pop(name, None) is None:
+            if name not in values:
                 return Announcement()
+            del values[name]
 
 
 def feed_fields(fields: Mapping[bytes, bytes]) -> tuple[dict[str, Any], float | None]:
