@@ -191,9 +191,21 @@ def _another_connects(name: str, act: Act, *, kind: str = "plain", connections: 
     return Case(name=name, act=act, kind=kind, gap_s=12.0, exact=False, connections=connections)
 
 
-def _away(name: str, act: Act, *, fresh_s: float = 3.0, kind: str = "plain", connections: int = 1) -> Case:
-    """Redis is away. There is a standby: after 6 s the active listener lets it connect."""
-    return Case(name=name, act=act, kind=kind, fresh_s=fresh_s, connections=connections)
+def _away(
+    name: str,
+    act: Act,
+    *,
+    fresh_s: float = 3.0,
+    kind: str = "plain",
+    connections: int = 1,
+    empty: bool = False,
+) -> Case:
+    """Redis is away. There is a standby: after 6 s the active listener lets it connect.
+
+    Args:
+        empty: It comes back without what nobody had read yet.
+    """
+    return Case(name=name, act=act, kind=kind, fresh_s=fresh_s, exact=not empty, connections=connections)
 
 
 CASES: dict[str, Case] = {
@@ -216,8 +228,8 @@ CASES: dict[str, Case] = {
     "redis-refuses": _away("Redis: refuses writes for 15 s (min-replicas-to-write 1)", _redis_refuses),
     "redis-readonly": _away("Redis: a read-only replica for 15 s", _redis_failing_over),
     "redis-full": _away("Redis: out of memory for 15 s (noeviction)", _redis_full, connections=0),
-    "redis-restart": _away("Redis: kill -9, started again empty", _redis_restarts, fresh_s=10),
-    "redis-gone": _away("Redis: gone for 30 s, started again empty", _redis_gone),
+    "redis-restart": _away("Redis: kill -9, started again empty", _redis_restarts, fresh_s=10, empty=True),
+    "redis-gone": _away("Redis: gone for 30 s, started again empty", _redis_gone, empty=True),
     "listener-term": _another_connects("listener: SIGTERM", _kill("listener", _TERM)),
     "listener-kill": _another_connects("listener: kill -9", _kill("listener", _KILL)),
     "listener-stop": _another_connects("two listeners: SIGSTOP 15 s, past the lease", _freeze("listener")),
