@@ -166,7 +166,7 @@ class Partitions(Background):
             one.lost = {queue: dict(reasons) for queue, reasons in saved.head.lost.items()}
         for ready in self.on_ready:
             ready(partition, engine)
-        if not lease.valid():
+        if not lease.valid() or lease.epoch != one.epoch:  # also where it was lost and is ours again
             if partition in self._unsaved and parked is not None:  # still the only state there is
                 self._parked[partition] = (parked[0], one, cursors)
             return

@@ -279,3 +279,25 @@ async def test_who_goes_on_from_memory_tells_what_waited_for_redis(
         await settled(nodes)
 
         await same(redis_server, nodes, one)
+
+
+async def test_who_lost_the_lease_while_loading_does_not_begin_under_the_next_one(
+    redis_server: RedisServer,
+) -> None:
+    """Another acquisition loads anew: what was loaded before may be old, and its epoch is fenced off."""
+    async with running(redis_server, 1) as (_, nodes):
+        partitions = nodes[0].partitions
+        lease = nodes[0].spread.leases[3]
+
+        def lost_and_taken_again(partition: int, _engine: Engine) -> None:
+            if partition == 3:
+                lease.epoch += 1
+
+        partitions.drop(3)
+        await partitions.take(3, lease)
+        assert 3 in partitions.working
+        partitions.drop(3)
+        partitions.on_ready.append(lost_and_taken_again)
+        await partitions.take(3, lease)
+        assert lease.valid()
+        assert 3 not in partitions.working
