@@ -72,10 +72,11 @@ def with_halts(
         low, high = round(bar["c"] * 0.9, 2), round(bar["c"] * 1.1, 2)
         for indicator, after_ms in ((17, 0), (18, pause_ms)):
             if indicator == 17 or number < count - 2:
-                at = bar["e"] + after_ms
+                # The clock of a feed of minutes is a minute behind, and believes no more than a minute.
+                at = bar["s"] + after_ms
                 band = {"ev": "LULD", "T": bar["sym"], "h": high, "l": low, "z": 3, "q": number}
                 text = json.dumps([{**band, "i": [indicator], "t": at * 1_000_000}])
-                found.append(disturb.Frame((at + 2_000) * 1_000_000, text))
+                found.append(disturb.Frame((bar["e"] + after_ms + 2_000) * 1_000_000, text))
     return sorted(found, key=lambda frame: frame.arrival_ns)
 
 
