@@ -12,7 +12,7 @@ from mdp.cache.leases import Lease
 from mdp.cache.redis_link import REDIS_ERRORS
 from mdp.cache.tasks import Background, end
 from mdp.processor import checkpoint
-from mdp.processor.checkpoint import CheckpointStore, NewerCheckpoint
+from mdp.processor.checkpoint import Checkpoint, CheckpointStore, NewerCheckpoint
 from mdp.processor.engine import Engine
 from mdp.processor.partition import Partition
 from mdp.processor.partition_gaps import PartitionGaps, gaps_of
@@ -37,6 +37,9 @@ _PARKED_SECONDS = 600.0  # a state is kept for its lease to come back, e.g. from
 
 #: (partition, epoch, lease) -> its way out and a new engine over it.
 Build = Callable[[int, Lease], tuple[PartitionOutput, Engine]]
+
+#: (when it was dropped, its state, how far it had read).
+_Parked = tuple[float, Partition, dict[str, Cursor]]
 
 
 class Partitions(Background):
@@ -85,9 +88,9 @@ class Partitions(Background):
         self._unable = ""
         self._took: dict[int, float] = {}  # partition -> when its lease was gained
         self._replays: dict[int, int] = {}
-        self._parked: dict[int, tuple[float, Partition, dict[str, Cursor]]] = {}
+        self._parked: dict[int, _Parked] = {}
         self._keeping: dict[int, asyncio.Task[None]] = {}
-        self._unsaved: set[int] = set()  # Redis has no checkpoint: ours is the only state there is
+        self._unsaved: set[int] = set()  # Redis has no checkpoint as new as our state
         self._ending: set[asyncio.Task[None]] = set()
         reader.on_caught_up = self._caught_up
         reader.on_missed = lambda queue, partition, events, _header: self._lost(
@@ -138,23 +141,18 @@ class Partitions(Background):
         except NewerCheckpoint as exc:
             self._too_old(str(exc))
             return
-        kept = {} if saved is None else await self._store.windows(partition)
-        parked = self._parked.pop(partition, None)
+        parked = self._newer(partition, saved)
+        if parked is not None:
+            await parked[1].room()  # what it had taken from the streams when it was dropped is in its state
+        kept = {} if saved is None or parked is not None else await self._store.windows(partition)
         out, engine = self._build(partition, lease)
         cursors: dict[str, Cursor] = {}
         one = Partition(partition, lease.epoch, engine, out, observe=self._observe)
-        if saved is None and parked is not None and self._clock() - parked[0] < _PARKED_SECONDS:
-            # Redis lost everything, and we still have it.
+        if parked is not None:
             self._unsaved.add(partition)
-            _, before, cursors = parked
-            dumped = await checkpoint.dump(
-                before.engine, before.epoch, cursors, before.processed, before.lost
-            )
-            saved = checkpoint.unpack(await asyncio.to_thread(checkpoint.pack, dumped))
-            log.warning("partition_from_memory", partition=partition)
-            saved.hydrate(engine)
-            one.windows.adopt(before.engine)
-            out.output.inherit(before.out.output)  # its state has them already: no replay brings them again
+            log.warning("partition_from_memory", partition=partition, checkpoint=saved is not None)
+            saved = await self._from_memory(one, parked, recall=saved is not None)
+            cursors = saved.head.cursors
         elif saved is not None:
             saved.hydrate(engine)
             cursors = saved.head.cursors
@@ -167,9 +165,10 @@ class Partitions(Background):
         for ready in self.on_ready:
             ready(partition, engine)
         if not lease.valid() or lease.epoch != one.epoch:  # also where it was lost and is ours again
-            if partition in self._unsaved and parked is not None:  # still the only state there is
+            if parked is not None:  # still the newest state there is
                 self._parked[partition] = (parked[0], one, cursors)
             return
+        self._parked.pop(partition, None)
         self._replays[partition] = 1
         self.working[partition] = one
         self._reader.add(partition, cursors)
@@ -181,6 +180,42 @@ class Partitions(Background):
             windows=one.windows.restored,
             checkpoint=saved is not None,
         )
+
+    def _newer(self, partition: int, saved: Checkpoint | None) -> _Parked | None:
+        """What we still have in memory of a partition, unless another wrote a checkpoint after us.
+
+        It is newer than our own last checkpoint: what was repaired since is in no stream, and clients were
+        told it. What was read since is replayed either way. None is left where Redis lost everything.
+        """
+        parked = self._parked.get(partition)
+        if parked is None:
+            return None
+        since, one, _ = parked
+        ours = saved is None or saved.head.epoch <= one.epoch
+        if ours and self._clock() - since < _PARKED_SECONDS:
+            return parked
+        del self._parked[partition]
+        return None
+
+    async def _from_memory(self, one: Partition, parked: _Parked, *, recall: bool) -> Checkpoint:
+        """Let a partition go on with a state of this process; `recall`: its streams are still there."""
+        _, before, cursors = parked
+        try:
+            dumped = await checkpoint.dump(
+                before.engine, before.epoch, cursors, before.processed, before.lost
+            )
+            saved = checkpoint.unpack(await asyncio.to_thread(checkpoint.pack, dumped))
+            saved.hydrate(one.engine)
+            if recall:
+                await self._recall(one.number, one.engine, cursors)
+            one.windows.adopt(before.engine)
+        except REDIS_ERRORS:
+            raise
+        except Exception:  # of no use: the next attempt begins with the checkpoint, if there is one
+            self._parked.pop(one.number, None)
+            raise
+        one.out.output.inherit(before.out.output)  # its state has them already: no replay brings them again
+        return saved
 
     async def give(self, partition: int) -> None:
         """Read no more, write the last checkpoint and all that waits."""

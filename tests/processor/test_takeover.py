@@ -301,3 +301,50 @@ async def test_who_lost_the_lease_while_loading_does_not_begin_under_the_next_on
         await partitions.take(3, lease)
         assert lease.valid()
         assert 3 not in partitions.working
+
+
+@pytest.mark.parametrize("newer", ["memory", "checkpoint"])
+async def test_what_was_repaired_and_told_does_not_go_back_where_the_same_processor_goes_on(
+    redis_server: RedisServer, newer: str
+) -> None:
+    """A repair is in no stream, and was told before it is in a checkpoint: who still knows it keeps it.
+
+    But not where another wrote a checkpoint since: that one is newer than what we remember.
+    """
+    frames = market(30)
+    async with running(redis_server, 1) as (listener, nodes):
+        [node] = nodes
+        sent = await listener.send(frames[:20])
+        await processed(nodes, sent)
+        await saved(redis_server, node)
+        [number, one] = next(iter(node.partitions.working.items()))
+        symbol, state = next(iter(one.engine.market.symbols.items()))
+        before = state.accumulated_volume
+        newest = state.bar
+        assert newest is not None
+        assert newest.end_timestamp is not None
+        bar = msgspec.structs.replace(
+            newest,
+            start_timestamp=newest.start_timestamp + 1_000,
+            end_timestamp=newest.end_timestamp + 1_000,
+            accumulated_volume=before + 1_000,
+        )
+        one.engine.refill([bar])  # the provider's history had it before the stream
+        repaired = state.accumulated_volume
+        assert repaired > before
+        if newer == "checkpoint":  # of a later acquisition than ours
+            one.epoch -= 1
+        node.spread.leases[number]._lose("not renewed")  # before the next checkpoint
+        await eventually(lambda: number in node.partitions.working)
+
+        again = node.partitions.working[number]
+        assert again is not one
+        found = again.engine.market.symbols[symbol].accumulated_volume
+        assert found == (repaired if newer == "memory" else before)
+        await settled(nodes)
+        sent += await listener.send(frames[20:])
+        await processed(nodes, sent)
+        if newer == "memory":
+            whole = OneProcess(REFERENCES)
+            whole.send(frames)
+            assert trades_of_all(nodes) == trades_of(whole)
