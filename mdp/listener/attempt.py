@@ -71,6 +71,23 @@ class FrameSink:
         self.recorder: Recorder | None = None
         self.last_frame: RawFrame = ""
 
+    def take(self, burst: Burst, now: int) -> None:
+        """Hand frames on. What the loop does is paid per frame.
+
+        Args:
+            burst: One frame at least.
+            now: When they were read, monotonic ns.
+        """
+        append, counters = self.ring.append, self.counters
+        for frame in burst:
+            append(frame, now)
+        counters.frames += len(burst)
+        counters.last_frame_ns = now
+        self.last_frame = burst[-1]
+        if self.recorder is not None:
+            for frame in burst:
+                self.recorder.offer(frame, self.wall_ns())
+
 
 class Attempt:
     """One official client and its connection. Runs once.
@@ -165,23 +182,17 @@ class Attempt:
         client.scheduled_subs = set(wanted)
 
     def _callback(self) -> Callback:
-        """What the client awaits for each burst. What the loop does is paid per frame."""
-        sink = self._sink
-        ring, clock, counters = sink.ring, sink.clock, sink.counters
-        append = ring.append
+        """What the client awaits for each burst."""
+        ring, clock = self._sink.ring, self._sink.clock
 
         async def on_burst(burst: Burst) -> None:
             now = clock()
-            for frame in burst:
-                append(frame, now)
-            counters.frames += len(burst)
-            counters.last_frame_ns = now
-            sink.last_frame = burst[-1]
-            if not self.first_frame_ns:
-                self._on_first_frame(burst[0], now)
-            if sink.recorder is not None:
-                for frame in burst:
-                    sink.recorder.offer(frame, sink.wall_ns())
+            first = not self.first_frame_ns
+            if first:
+                self.first_frame_ns = now
+            self._sink.take(burst, now)
+            if first:
+                self._on_first_frame(burst[0])
             if ring.holding:  # a source that sends as fast as we read is slowed down by TCP
                 await ring.released()
 
@@ -216,8 +227,7 @@ class Attempt:
     def _over(self) -> bool:
         return self._verdict is None or self._verdict.done()
 
-    def _on_first_frame(self, frame: bytes, now_ns: int) -> None:
-        self.first_frame_ns = now_ns
+    def _on_first_frame(self, frame: bytes) -> None:
         for status in statuses_of(frame):
             # `max_connections` may be all that ever comes: such a connection never was live.
             outcome = of_status(status.status, one_line(status.message, self._secrets))
@@ -248,6 +258,12 @@ class Attempt:
             return
         exc = task.exception()
         connection = self._connection
+        unread: Burst = []
+        if connection is not None and (exc is None or isinstance(exc, ConnectionClosed)):
+            # Where the provider closes at once, the client fails to subscribe and reads nothing more.
+            unread = connection.rest()
+            if unread:
+                self._sink.take(unread, self._sink.clock())
         if self.first_frame_ns and not (exc is None or isinstance(exc, ConnectionClosed)):
             outcome = Outcome("internal", f"a frame could not be taken: {one_line(repr(exc), self._secrets)}")
         elif connection is None or not (exc is None or isinstance(exc, ConnectionClosed)):
@@ -260,7 +276,7 @@ class Attempt:
         if outcome.then is not Next.RETRY:
             self.end(outcome)
             return
-        for status in statuses_of(self._sink.last_frame) if self.first_frame_ns else ():
+        for status in statuses_of(self._sink.last_frame) if self.first_frame_ns or unread else ():
             said = of_status(status.status, one_line(status.message, self._secrets))
             if said is not None:
                 self.end(said)

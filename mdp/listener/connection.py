@@ -15,8 +15,9 @@ from websockets.client import ClientProtocol
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event
 
-#: Frames that may wait between socket and callback before the socket is not read any more.
+#: Frames that may wait between socket and callback before the socket is not read any more, and their bytes.
 MAX_QUEUE = 128
+MAX_QUEUE_BYTES = 16 * 1024 * 1024
 
 _OPENING = 2  # messages: the greeting, the answer to the authentication
 
@@ -44,6 +45,7 @@ class BurstConnection(ClientConnection):
         self._opened, self._auth_answered = opened, auth_answered
         self._messages = self._received = 0  # of the opening: arrived, and read by the client
         self._burst: Burst = []
+        self._bytes = 0
         self._partial = bytearray()  # of a fragmented message; the protocol bounds its size
         self._reader_waits = False
         self._handed = False  # the library holds one message, which is older than the burst
@@ -58,11 +60,16 @@ class BurstConnection(ClientConnection):
 
     def _process_opening(self, event: Event) -> None:
         super().process_event(event)
-        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
-            self._messages += 1
-            if self._messages == _OPENING:
-                self.process_event = self._process_data  # type: ignore[method-assign]
-                self._auth_answered(bytes(event.data))
+        if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+            return
+        self._partial += event.data
+        if not event.fin:
+            return
+        message, self._partial = bytes(self._partial), bytearray()
+        self._messages += 1
+        if self._messages == _OPENING:
+            self.process_event = self._process_data  # type: ignore[method-assign]
+            self._auth_answered(message)
 
     def _process_data(self, event: Event) -> None:
         if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
@@ -84,7 +91,8 @@ class BurstConnection(ClientConnection):
             super().process_event(Frame(Opcode.TEXT, data))
             return
         self._burst.append(data)
-        if len(self._burst) > MAX_QUEUE and self._reading:
+        self._bytes += len(data)
+        if (len(self._burst) > MAX_QUEUE or self._bytes > MAX_QUEUE_BYTES) and self._reading:
             self._reading = False
             self.transport.pause_reading()
 
@@ -103,9 +111,13 @@ class BurstConnection(ClientConnection):
                 self._reader_waits = False
             self._handed = False
         # Nothing is awaited from here on: whoever cancels a read loses no message.
-        burst += self._burst
-        self._burst.clear()
+        burst += self.rest()
         if not self._reading:
             self._reading = True
             self.transport.resume_reading()
         return burst
+
+    def rest(self) -> Burst:
+        """Take what has arrived and was not read, also where the connection is over. Does not wait."""
+        rest, self._burst, self._bytes = self._burst, [], 0
+        return rest

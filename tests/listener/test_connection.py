@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
-from mdp.listener.connection import MAX_QUEUE, BurstConnection
+from mdp.listener.connection import MAX_QUEUE, MAX_QUEUE_BYTES, BurstConnection
 
 Script = Callable[[ServerConnection], Awaitable[None]]
 
@@ -28,13 +28,15 @@ class Seen:
 
 
 @asynccontextmanager
-async def connected(script: Script, seen: Seen | None = None) -> AsyncIterator[BurstConnection]:
+async def connected(
+    script: Script, seen: Seen | None = None, begin: Sequence[str | list[str]] = ("greeting", "answer")
+) -> AsyncIterator[BurstConnection]:
     """A connection to a server that greets, answers, and then runs the script."""
     seen = seen or Seen()
 
     async def handle(socket: ServerConnection) -> None:
-        await socket.send("greeting")
-        await socket.send("answer")
+        for message in begin:
+            await socket.send(message)
         await script(socket)
 
     def make(protocol: ClientProtocol, **options: Any) -> BurstConnection:
@@ -84,6 +86,33 @@ async def test_the_first_two_messages_come_one_by_one_however_much_is_behind_the
     assert messages == [b"%d" % number for number in range(10)]
     assert seen.opened == [connection]
     assert seen.answers == [b"answer"]
+
+
+async def test_an_opening_in_fragments_is_two_messages_as_well() -> None:
+    """However the provider cuts them; what follows is data."""
+    seen = Seen()
+
+    async def script(socket: ServerConnection) -> None:
+        await socket.send("data")
+
+    async with connected(script, seen, [["gree", "", "ting"], ["an", "swer"]]) as connection:
+        assert await opening(connection) == ["greeting", "answer"]
+        assert (await all_of(connection))[0] == [b"data"]
+    assert seen.answers == [b"answer"]
+
+
+async def test_what_nobody_read_is_there_when_the_connection_is_over() -> None:
+    """The client does not read on where it fails to send."""
+
+    async def script(socket: ServerConnection) -> None:
+        await socket.send("one")
+        await socket.send("two")
+
+    async with connected(script) as connection:
+        await opening(connection)
+        await connection.wait_closed()
+        assert connection.rest() == [b"one", b"two"]
+        assert connection.rest() == []
 
 
 async def test_what_arrived_together_is_handed_over_together() -> None:
@@ -142,15 +171,15 @@ async def test_order_and_completeness_survive_cancelled_reads_and_fragments(seed
     assert messages == [b"%d" % number for number in range(total)]
 
 
-async def test_who_does_not_read_holds_the_sender_up() -> None:
-    """Beyond the queue nothing is taken from the socket, so TCP slows the sender; later all is there."""
-    total = 3_000
+@pytest.mark.parametrize(("total", "size"), [(3_000, 10_000), (100, 1_000_000)])
+async def test_who_does_not_read_holds_the_sender_up(total: int, size: int) -> None:
+    """Beyond so many frames or bytes the socket is not read, and TCP slows the sender; none is lost."""
     sent = 0
 
     async def script(socket: ServerConnection) -> None:
         nonlocal sent
         for number in range(total):
-            await socket.send(f"{number:010d}" * 1_000)
+            await socket.send(f"{number:010d}" * (size // 10))
             sent += 1
 
     async with connected(script) as connection:
@@ -161,8 +190,10 @@ async def test_who_does_not_read_holds_the_sender_up() -> None:
             before = sent
             await asyncio.sleep(0.1)
         assert sent < total
+        held = await connection.recv()
+        assert sum(map(len, held)) <= MAX_QUEUE_BYTES + 2 * size
         messages, end = await all_of(connection)
-    assert [int(message[:10]) for message in first + messages] == list(range(total))
+    assert [int(message[:10]) for message in first + held + messages] == list(range(total))
     assert isinstance(end, ConnectionClosedOK)
 
 

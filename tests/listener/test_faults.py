@@ -234,6 +234,20 @@ async def test_max_connections_after_success_cools_down(last: str) -> None:
         ]  # fmt: skip
 
 
+async def test_max_connections_of_a_connection_that_is_closed_at_once_cools_down() -> None:
+    """Before the client has subscribed: it fails to, and reads nothing more of what has come."""
+
+    async def evict(session: Session) -> None:
+        await session.authenticate()
+        await session.send(statuses(("max_connections", "Maximum number of websocket connections exceeded.")))
+        await session.socket.close(1008, "")
+
+    provider = FakeProvider(first_then_healthy(evict))  # type: ignore[arg-type]
+    async with provider, Watched(quick_config(provider.feed)) as feed:
+        await feed.until_state(FeedState.LIVE)
+        assert feed.listener.counters.disconnects == {"max_connections": 1}
+
+
 async def test_max_connections_as_auth_answer_cools_down() -> None:
     """The official client takes this answer for success, too."""
 
