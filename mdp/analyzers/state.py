@@ -62,6 +62,15 @@ IGNORED = 3  # of another day, not admitted, or a minute where seconds count
 REFILL = 4  # fetched after an outage in which it was missed
 
 
+#: Beyond it a price is an error of whoever sent it: the dearest stock costs under a million. USD.
+MAX_PRICE = 10_000_000.0
+
+
+def is_plausible(bar: Aggregate) -> bool:
+    """Whether a bar's prices can be a stock's: else all of it is wrong, and it would stay the day's low."""
+    return 0 < bar.low <= bar.high < MAX_PRICE and 0 < bar.close < MAX_PRICE
+
+
 class _Hot:
     """What `Market.take` reads of a symbol at each bar, side by side in memory."""
 
@@ -168,7 +177,16 @@ class Market:
         self._ahead_ms = inf  # the earliest of them
         #: Bars that count for nothing, by reason. Read by metrics.
         self.refused = dict.fromkeys(
-            ("other_day", "ahead_of_clock", "otc", "not_a_symbol", "too_many_symbols", "seconds_win"), 0
+            (
+                "other_day",
+                "ahead_of_clock",
+                "otc",
+                "not_a_symbol",
+                "too_many_symbols",
+                "seconds_win",
+                "implausible_price",
+            ),
+            0,
         )
 
     def start_day(self) -> None:
@@ -192,6 +210,10 @@ class Market:
             bars = self._due() + bars
         get = self.symbols.get
         for bar in bars:
+            high, low = bar.high, bar.low
+            if not (0 < low <= high < MAX_PRICE and 0 < bar.close < MAX_PRICE):  # as `is_plausible`
+                self.refused["implausible_price"] += 1
+                continue
             state = get(bar.symbol)
             start = bar.start_timestamp
             if (
@@ -205,14 +227,14 @@ class Market:
                 volume = bar.accumulated_volume
                 if volume is None:
                     state.volume_before = state.accumulated_volume
-                    state.accumulated_volume += bar.volume or 0
+                    state.accumulated_volume += max(0, bar.volume or 0)
                 elif volume > state.accumulated_volume:
                     state.accumulated_volume = volume
                 if not state.open_final:
                     self._learn_open(state, bar, day)
                 if state.other is not None:
                     state.other = None
-                if bar.high > state.high or bar.low < state.low:
+                if high > state.high or low < state.low:
                     notable.append((bar, state, NEXT, state.accumulated_volume))
             else:
                 state, place = self._unusual(bar, state, day)
@@ -256,6 +278,9 @@ class Market:
             start = bar.start_timestamp
             if not day.start_ms <= start < day.idle_ms:
                 self.refused["other_day"] += 1
+                continue
+            if not is_plausible(bar):
+                self.refused["implausible_price"] += 1
                 continue
             state = self.symbols.get(bar.symbol) or self._admit(bar)
             if state is None:
@@ -333,8 +358,8 @@ class Market:
         if place == LATE:
             state.other = bar
             if volume is None:
-                state.volume_before += bar.volume or 0
-                volume = state.accumulated_volume + (bar.volume or 0)
+                state.volume_before += max(0, bar.volume or 0)
+                volume = state.accumulated_volume + max(0, bar.volume or 0)
         else:
             if place == NEXT:
                 self._write_down(state, start)

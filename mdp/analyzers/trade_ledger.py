@@ -16,7 +16,7 @@ from typing import Any
 
 from mdp.analyzers.base import EventBatch
 from mdp.analyzers.seen import Seen, identity
-from mdp.analyzers.state import Market
+from mdp.analyzers.state import MAX_PRICE, Market
 from mdp.analyzers.trade_state import (
     AFTER,
     CLOSED,
@@ -46,9 +46,8 @@ from mdp.trade_rules import (
     RuleTable,
 )
 
-#: Beyond these a print is an error of whoever sent it: the dearest stock costs under a million, and no
-#: company has so many shares that ten billion change hands at once.
-MAX_PRICE = 10_000_000.0  # USD
+#: Beyond it a print is an error of whoever sent it: no company has so many shares that ten billion change
+#: hands at once.
 MAX_SIZE = 10_000_000_000  # shares
 
 _MAX_VENUE = 1 << 31

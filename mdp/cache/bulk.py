@@ -8,7 +8,6 @@ library's scanner, which is slower, can stop anywhere, and reads what Python's j
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from mdp.cache.tasks import next_turn
 from mdp.cache.validate import Checks
 from mdp.observability.loop_lag import StepTimer
 
@@ -127,7 +127,7 @@ async def rows(
         BodyError: The body is no answer of this kind, says that it is an error, or is cut off; what
             came before was handed out.
     """
-    await asyncio.sleep(0)
+    await next_turn()
     envelope = None
     if len(body) <= CUT_BYTES:
         with step, suppress(*_UNREADABLE):  # the scanner will tell what is wrong, or manage
@@ -141,7 +141,7 @@ async def rows(
     pieces = (envelope.tickers if name == "tickers" else envelope.results) or []
     decode = msgspec.json.Decoder(row_type).decode
     for start in range(0, len(pieces), SLICE_ROWS):
-        await asyncio.sleep(0)
+        await next_turn()
         with step:
             yield _decode_all(pieces[start : start + SLICE_ROWS], decode, checks)
 
@@ -169,7 +169,7 @@ async def _scan(
     gap = re.compile(r"\s*(,\s*|\])")
     done = text[position : position + 1] == "]"
     while not done:
-        await asyncio.sleep(0)
+        await next_turn()
         found: list[RowT] = []
         with step:
             for _ in range(SCAN_ROWS):

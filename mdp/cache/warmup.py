@@ -37,6 +37,7 @@ from mdp.cache.table import (
     ReferenceTable,
     slices,
 )
+from mdp.cache.tasks import next_turn
 from mdp.cache.validate import Rejected
 from mdp.exchange_calendar import US_STOCKS, ExchangeCalendar
 from mdp.observability.loop_lag import StepTimer
@@ -351,7 +352,7 @@ class Warmup:
                 with self._step:
                     volumes.add(day, part, refused)
                 refused = set()
-                await asyncio.sleep(0)
+                await next_turn()
             volumes.answered[day] = bool(found.volumes)
 
     async def _publish_averages(self) -> None:
@@ -369,7 +370,7 @@ class Warmup:
                             row.avg_volume, row.avg_volume_days = mean, days
                             changed[symbol] = row
                 self.table.notify(changed)
-            await asyncio.sleep(0)
+            await next_turn()
 
     async def _settle_rows(self) -> None:
         """What will not come any more is not waited for."""
@@ -378,7 +379,7 @@ class Warmup:
         for names, sources in fields:
             if sources <= answered:
                 for _ in self.table.settle(names):
-                    await asyncio.sleep(0)
+                    await next_turn()
 
     # -- helpers ----------------------------------------------------------------------------------
 

@@ -202,3 +202,48 @@ def test_a_range_is_published_to_those_who_want_it() -> None:
     rig.subscribe("daily_range:AAA")
     rig.send(bar("AAA", PRE, 10), bar("BBB", PRE, 10), bar("AAA", PRE + 1_000, 11))
     assert [feed for feed, _ in rig.taken()] == ["daily_range:AAA"]
+
+
+@pytest.mark.parametrize("when", ["next", "again", "late", "first"])
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {"low": -1},
+        {"low": 0},
+        {"low": 9, "high": 1, "close": 9},
+        {"close": 0, "low": 0, "high": 0},
+        {"close": 0, "low": 9, "high": 9},
+        {"high": 2e7},
+        {"close": 1e7, "low": 10, "high": 11},
+    ],
+)
+def test_an_impossible_bar_changes_nothing(prices: dict[str, float], when: str) -> None:
+    """Neither as the newest, nor as its correction, nor late, nor as the first: and it is counted."""
+    rig = Rig()
+    rig.subscribe("daily_range_hod_alert")
+    rig.subscribe("daily_range_lod_alert")
+    rig.tick(at(12))
+    rig.send(bar("BBB", at(12), 10, av=50))
+    if when != "first":
+        rig.send(bar("AAA", at(12), 10, high=11, low=9, av=100))
+    before = rig.get("quote:AAA"), rig.get("daily_range:AAA"), rig.get("scanners:top_volume")
+    start = {"next": at(12, 0, 1), "again": at(12), "late": at(11), "first": at(12)}[when]
+    rig.taken()
+    rig.send(
+        bar("AAA", start, prices.get("close", 10), high=prices.get("high"), low=prices.get("low"), av=900)
+    )
+    assert (rig.get("quote:AAA"), rig.get("daily_range:AAA"), rig.get("scanners:top_volume")) == before
+    assert rig.taken() == []
+    assert {reason: count for reason, count in rig.market.refused.items() if count} == {
+        "implausible_price": 1
+    }
+
+
+def test_a_negative_volume_takes_none_back() -> None:
+    """A feed without the day's volume: what a bar says of its own is added, but never less than nothing."""
+    rig = Rig()
+    rig.tick(at(12))
+    for second, volume in enumerate((100, -50, 20)):
+        rig.send(bar("AAA", at(12, 0, second), 10, v=volume))
+    rig.send(bar("AAA", at(11), 10, v=-30))
+    assert rig.get("quote:AAA")["accumulated_volume"] == 120

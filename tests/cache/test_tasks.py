@@ -6,7 +6,7 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from mdp.cache.tasks import Background, Part, begin, end
+from mdp.cache.tasks import Background, Part, begin, end, next_turn
 
 
 async def test_a_task_that_raises_is_told_of() -> None:
@@ -126,3 +126,35 @@ async def test_a_part_that_a_defect_ended_says_so() -> None:
     assert part.died
     await part.stop()
     assert [line["task"] for line in logs] == ["looker"]
+
+
+async def test_one_step_a_turn_however_many_tasks_work() -> None:
+    """Everybody else waits for one step at a time; and no task is left behind."""
+    turn, turns = 0, list[int]()
+    done = False
+
+    async def count() -> None:
+        nonlocal turn
+        while not done:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def work() -> None:
+        for _ in range(20):
+            await next_turn()
+            turns.append(turn)
+
+    counting = asyncio.create_task(count())
+    await asyncio.gather(*(work() for _ in range(4)))
+    done = True
+    await counting
+    assert len(turns) == 80
+    assert len(set(turns)) == 80
+
+
+async def test_a_cancelled_step_keeps_nobody_waiting() -> None:
+    """Whoever waits for its turn and is ended leaves the turn to the next."""
+    waiting = [asyncio.create_task(next_turn()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await end(waiting[0], waiting[1])
+    await asyncio.wait_for(waiting[2], 30)
