@@ -231,10 +231,12 @@ class Spread:
             if not self._failing:
                 self._failing = True
                 log.warning("partitions_redis_failed", error=type(exc).__name__)
+            self._new_since.clear()  # another empty Redis begins another wait
         for p, lease in self.leases.items():
             lease.look()
             if not lease.epoch and lease.free_in_seconds:
                 self._last.discard(p)
+                self._new_since.pop(p, None)
         working = [p for p in self._order if self.leases[p].epoch and p not in self._giving]
         for p in working[self.target :]:
             self._give(p)
