@@ -159,6 +159,11 @@ class Processor:
         await self.interest.stop()
 
     @property
+    def acquisitions(self) -> int:
+        """Partitions taken since the start, each time counted: one may be lost and ours again in a moment."""
+        return sum(lease.acquisitions for lease in self.spread.leases.values())
+
+    @property
     def live(self) -> set[int]:
         """Partitions that are past their replay."""
         return {number for number, one in self.partitions.working.items() if one.live}

@@ -223,9 +223,9 @@ async def test_what_redis_lost_is_still_in_memory(
         sent = await listener.send(frames)
         await processed(nodes, sent)
 
-        redis_server.restart()
-        await eventually(lambda: not nodes[0].live)
         monkeypatch.setattr("mdp.processor.partitions._FIRST_SECONDS", 3_600.0)
+        redis_server.restart()
+        await eventually(lambda: nodes[0].acquisitions >= 2 * PARTITIONS)
         await settled(nodes)
 
         assert values_of_all(nodes) == values_of([one.market], [one.engine])

@@ -150,7 +150,7 @@ async def test_windows_survive_a_redis_that_comes_back_empty(redis_server: Redis
         sent = await listener.send(frames[:50])
         await processed(nodes, sent)
         redis_server.restart()
-        await eventually(lambda: not nodes[0].live)
+        await eventually(lambda: nodes[0].acquisitions >= 2 * PARTITIONS)
         await settled(nodes)
         sent += await listener.send(frames[50:])
         await processed(nodes, sent)
