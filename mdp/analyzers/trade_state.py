@@ -37,7 +37,13 @@ _FIRST_BYTES = 16 * RECORD_BYTES
 _FULL_BYTES = WINDOW * RECORD_BYTES
 
 
-class SymbolTrades:
+class _Hot:
+    """What every trade reads and writes of a symbol, side by side in memory: slots are sorted by name."""
+
+    __slots__ = ("at", "end", "ring")
+
+
+class SymbolTrades(_Hot):
     """One symbol's trades today. `TradeLedger` writes it; analyzers read it by `window` and `day`.
 
     A plain class with slots; a full window takes 32 KB.
@@ -63,11 +69,9 @@ class SymbolTrades:
         "_day_of",
         "_window",
         "_window_of",
-        "at",
         "count",
         "dollars",
         "duplicates",
-        "end",
         "exchange",
         "extremes",
         "first_ms",
@@ -80,7 +84,6 @@ class SymbolTrades:
         "odd_volume",
         "price",
         "price_ms",
-        "ring",
         "singles",
         "volume",
     )
