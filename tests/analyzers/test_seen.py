@@ -62,10 +62,10 @@ def test_forgotten_trades_are_freed() -> None:
     seen = Seen(remembered=50)
     for n in range(1_000):
         seen.admit([make(number=str(n))])
-        assert len(seen._forgotten) <= 50
+        assert len(seen._forgotten.hashes) <= 50
     for n in range(1_000, 1_030):
         seen.admit([make(number=str(n))])
-    assert not seen._forgotten
+    assert not seen._forgotten.hashes
 
 
 def test_ids_are_unique_within_a_day_only() -> None:
