@@ -212,4 +212,6 @@ class RawFeeds(Analyzer):
         publish = self.out.publish
         for event in events:
             if event.symbol in wanted and is_symbol(event.symbol):
+                if family is QUOTES_FEED:  # the engine does not look at each quote
+                    event.timestamp = milliseconds(event.timestamp)
                 publish(family, event.symbol, payload(event))

@@ -13,7 +13,7 @@ import structlog
 
 from mdp.analyzers.base import Analyzer, EventBatch
 from mdp.analyzers.state import Market
-from mdp.events import AGGREGATES, UNKNOWN, Aggregate, milliseconds
+from mdp.events import AGGREGATES, QUOTES, UNKNOWN, Aggregate, milliseconds
 from mdp.processor.guard import Guard
 from mdp.processor.led_clock import LedClock
 from mdp.processor.results import Results
@@ -22,6 +22,9 @@ from mdp.sessions import CLOSED
 log = structlog.get_logger(__name__)
 
 _NOT_MS = 100_000_000_000_000  # a time from here on is in micro- or nanoseconds
+#: Quotes tell nothing here but the time, and are most of what comes: of so many, one in eight tells it as well.
+_MANY_QUOTES = 64
+_EVERY = 8
 
 
 class Engine:
@@ -66,7 +69,10 @@ class Engine:
                 newest = _normalise(events, "start_timestamp", "end_timestamp")
             changed = market.clock.observe(newest, ((e.symbol, e.start_timestamp) for e in events))
         else:
-            newest = max([event.timestamp for event in events])
+            looked_at = events
+            if queue == QUOTES and len(events) >= _MANY_QUOTES:
+                looked_at = events[::-_EVERY]  # the last one among them
+            newest = max([event.timestamp for event in looked_at])
             if newest >= _NOT_MS:
                 newest = _normalise(events, "timestamp")
             changed = market.clock.observe(newest, ((e.symbol, e.timestamp) for e in events))
