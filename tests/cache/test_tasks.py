@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 from structlog.testing import capture_logs
 
@@ -158,3 +159,23 @@ async def test_a_cancelled_step_keeps_nobody_waiting() -> None:
     await asyncio.sleep(0)
     await end(waiting[0], waiting[1])
     await asyncio.wait_for(waiting[2], 30)
+
+
+async def test_between_two_steps_the_loop_is_others_for_twice_as_long() -> None:
+    """Whichever task comes next."""
+    loop = asyncio.get_running_loop()
+    steps: list[tuple[float, float]] = []
+
+    async def work() -> None:
+        for _ in range(5):
+            await next_turn()
+            began = loop.time()
+            while loop.time() < began + 0.002:
+                pass
+            steps.append((began, loop.time()))
+        await next_turn()  # how long a step took is known when its task is here again
+
+    await asyncio.gather(work(), work())
+    assert len(steps) == 10
+    for (began, ended), (following, _) in pairwise(steps):
+        assert following - ended >= 2 * min(ended - began, 0.01) - 1e-3
