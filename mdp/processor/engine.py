@@ -22,7 +22,7 @@ from mdp.sessions import CLOSED
 log = structlog.get_logger(__name__)
 
 _NOT_MS = 100_000_000_000_000  # a time from here on is in micro- or nanoseconds
-#: Quotes tell nothing here but the time, and are most of what comes: of so many, one in eight tells it as well.
+#: Quotes tell nothing here but the time, and most events are quotes: of many, one in eight tells it as well.
 _MANY_QUOTES = 64
 _EVERY = 8
 

@@ -175,6 +175,30 @@ def test_times_in_other_units_are_understood(factor: int) -> None:
     assert rig.taken()[0][1]["timestamp"] == NOON + 5
 
 
+@pytest.mark.parametrize("factor", [1, 1_000, 1_000_000])
+def test_many_quotes_tell_the_time_as_few_do(factor: int) -> None:
+    """Not each is looked at; the last one is, whatever their number, and in any unit."""
+    rig = Rig()
+    for count in range(1, 200):
+        newest = NOON + count * 1_000
+        quotes = [{"ev": "Q", "sym": f"Q{n:03}", "t": (newest - 1) * factor} for n in range(count)]
+        rig.send(*quotes, *[{"ev": "Q", "sym": "LAST", "t": newest * factor} for _ in range(3)])
+        assert rig.market.clock.now_ms == newest
+
+
+def test_among_many_quotes_a_time_in_another_unit_reaches_clients_in_ms() -> None:
+    """Whichever of them it is; and the clock goes on by the others."""
+    rig = Rig()
+    rig.tick(NOON)
+    rig.subscribe("stocks:quotes:ODD")
+    for place in range(100):
+        quotes = [{"ev": "Q", "sym": f"Q{n:03}", "t": NOON + place} for n in range(100)]
+        quotes[place] = {"ev": "Q", "sym": "ODD", "t": (NOON + place) * 1_000_000}
+        rig.send(*quotes)
+        assert [payload["timestamp"] for _, payload in rig.taken()] == [NOON + place]
+        assert rig.market.clock.now_ms == NOON + place
+
+
 def test_a_rewind_begins_the_day_afresh() -> None:
     """The provider's clock says so: everything of the later time is forgotten."""
     rig = Rig()

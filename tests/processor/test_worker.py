@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -101,6 +102,31 @@ async def test_batches_of_a_queue_are_processed_in_order_and_counted() -> None:
     assert counters.batches == 3
     assert bench.arrivals == [7, 7, 7]
     await bench.stage.stop()
+
+
+async def test_a_batch_is_freed_when_it_is_worked_off() -> None:
+    """Before anybody else runs: what is decoded next goes into its memory, not beside it."""
+
+    class Forgetful(Probe):
+        def process(self, batch: EventBatch) -> None:
+            """Keeps nothing."""
+
+    class Event:
+        """Whose end can be seen."""
+
+    freed: list[bool] = []
+    event = Event()
+    seen = weakref.ref(event)
+    bench = Bench(Forgetful)
+    stage = Processor(
+        bench.engine, list(bench.queues.values()), processed=lambda _: freed.append(seen() is None)
+    )
+    bench.queues[UNKNOWN].put(Batch([event], 1))
+    del event
+    await stage.start()
+    await bench.settled()
+    assert freed == [True]
+    await stage.stop()
 
 
 async def test_each_queue_has_its_own_worker() -> None:
