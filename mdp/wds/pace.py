@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
 
 from mdp.wds.counters import WdsCounters
 
@@ -53,3 +56,23 @@ class Pace:
         ):
             await asyncio.sleep(0)
             self._begin()
+
+
+@types.coroutine
+def own_time(work: Coroutine[Any, Any, object], clock: Callable[[], float]) -> Generator[Any, Any, float]:
+    """Do work, and say how long its own steps took, in seconds: not what it waited for, nor others' steps."""
+    seconds = 0.0
+    step: Callable[[], Any] = functools.partial(work.send, None)
+    while True:
+        began = clock()
+        try:
+            awaited = step()
+        except StopIteration:
+            return seconds + clock() - began
+        seconds += clock() - began
+        try:
+            answer = yield awaited
+        except BaseException as error:
+            step = functools.partial(work.throw, error)
+        else:
+            step = functools.partial(work.send, answer)

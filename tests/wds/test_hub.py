@@ -318,33 +318,59 @@ async def test_publishers_are_asked_before_a_tick_is_sent() -> None:
     await rig.hub.stop()
 
 
+class Ticking:
+    """A running hub that always has something to send, its pauses noted, not slept. For the running loop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now = 0.0
+        self._took = 0.0
+        self._pauses: list[float] = []
+        self._sleep = asyncio.sleep
+        self.rig = Rig(tick_seconds=0.02, gather=self._gather, clock=lambda: self._now)
+        monkeypatch.setattr("mdp.wds.hub.asyncio.sleep", self._note)
+        self.rig.client("quote:A")
+        self.rig.hub.start()
+
+    async def _gather(self) -> None:
+        self._now += self._took
+        asyncio.get_running_loop().call_soon(self._others)
+        await self._sleep(0)
+        self.rig.bus.publish(feeds.QUOTE, "A", 1)
+
+    def _others(self) -> None:
+        self._now += 3_600.0  # what they take in between is not the hub's
+
+    async def _note(self, seconds: float) -> None:
+        if seconds:
+            self._pauses.append(seconds)
+        await self._sleep(0)
+
+    async def ticks(self, count: int, took: float) -> list[float]:
+        """The pauses after so many ticks whose work took so many seconds."""
+        self._took = took
+        self._pauses.clear()
+        while len(self._pauses) < count:
+            await self._sleep(0)
+        return self._pauses[:count]
+
+
 async def test_ticks_are_further_apart_where_they_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tick that took 5 ms is followed by nine times as long a pause; one of an hour by the longest."""
-    took = 0.0
-    now = 0.0
+    """Ticks of 5 ms are followed by nine times as long a pause, those of an hour by the longest."""
+    hub = Ticking(monkeypatch)
+    for took, pause in {0.0: 0.02, 0.001: 0.019, 0.005: 0.045, 3_600.0: 0.1}.items():
+        assert (await hub.ticks(100, took))[-1] == pytest.approx(pause, rel=1e-4)
+    await hub.rig.hub.stop()
 
-    async def gather() -> None:
-        nonlocal now
-        now += took
-        rig.bus.publish(feeds.QUOTE, "A", 1)
 
-    rig = Rig(tick_seconds=0.02, gather=gather, clock=lambda: now)
-    pauses: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        await turn(0)
-
-    turn = asyncio.sleep
-    monkeypatch.setattr("mdp.wds.hub.asyncio.sleep", sleep)
-    rig.client("quote:A")
-    expected = {0.0: 0.02, 0.001: 0.019, 0.005: 0.045, 3_600.0: 0.1}
-    rig.hub.start()
-    for took, pause in expected.items():  # noqa: B007  `gather` reads it
-        await turn(0.001)
-        assert pauses
-        assert pauses[-1] == pytest.approx(pause)
-    await rig.hub.stop()
+async def test_one_long_tick_does_not_put_off_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quotes after a tick with whole boards in it come when they would; if all ticks are so, they wait."""
+    hub = Ticking(monkeypatch)
+    await hub.ticks(100, took=0.0005)
+    assert await hub.ticks(1, took=0.008) == [pytest.approx(0.0129375)]
+    for pause in await hub.ticks(50, took=0.0005):
+        assert pause == pytest.approx(0.0195)
+    assert (await hub.ticks(100, took=0.008))[-1] == pytest.approx(0.072, rel=1e-4)
+    await hub.rig.hub.stop()
 
 
 FEEDS = [(feeds.QUOTE, "A"), (feeds.QUOTE, "B"), (feeds.AGG, "A"), (feeds.ALERTS, ""), (feeds.LULD, "B")]
