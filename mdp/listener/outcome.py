@@ -106,7 +106,9 @@ def of_error(exc: BaseException, secrets: Iterable[str] = ()) -> Outcome:
         return Outcome("network", f"network error: {text}")
     if isinstance(exc, asyncio.CancelledError):
         return Outcome("cancelled", "the client was cancelled")
-    return Outcome("protocol", f"the server's answer was not understood: {type(exc).__name__}: {text}")
+    if isinstance(exc, LookupError | TypeError):  # the client looked for a status event in what came
+        text = "no list of status events"
+    return Outcome("protocol", f"the server's answer was not understood: {text}")
 
 
 def of_close(code: int | None, reason: str | None, secrets: Iterable[str] = ()) -> Outcome:

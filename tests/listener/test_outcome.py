@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
+import msgspec
 import pytest
 from massive.exceptions import AuthError
 from websockets.datastructures import Headers
@@ -34,6 +35,15 @@ def test_error_has_a_reason_of_its_own_and_is_retried(exc: Exception, reason: st
     outcome = of_error(exc)
     assert (outcome.reason, outcome.then) == (reason, Next.RETRY)
     assert outcome.detail
+
+
+@pytest.mark.parametrize("answer", ['{"x": 1}', "[]", "[1]", "7", '["x"]', '[{"ev": "status"}]'])
+def test_an_answer_that_is_no_list_of_statuses_is_told_in_words(answer: str) -> None:
+    """What the client stumbles over in it says nothing to a reader."""
+    parsed = msgspec.json.decode(answer)
+    with pytest.raises((LookupError, TypeError)) as stumbled:
+        _ = parsed[0]["status"]
+    assert of_error(stumbled.value).detail.endswith("not understood: no list of status events")
 
 
 @pytest.mark.parametrize(
