@@ -15,7 +15,6 @@ from mdp.admin.guard import Guard, Refused
 from mdp.config import AdminConfig
 from mdp.feeds import is_symbol
 from mdp.observability.http import HttpServer
-from mdp.stage import Health
 
 log = structlog.get_logger(__name__)
 
@@ -50,13 +49,11 @@ class Recording(Nothing):
     path: str
 
 
-class AdminServer:
+class AdminServer(HttpServer):
     """Serves the control API. A stage.
 
     Changes are made one at a time; a second one meanwhile is answered 409, not queued.
     """
-
-    name = "admin"
 
     def __init__(
         self, config: AdminConfig, controls: Controls, *, change_seconds: float = CHANGE_SECONDS
@@ -69,25 +66,7 @@ class AdminServer:
         app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY_BYTES + 1)
         self._routes: list[dict[str, str]] = []
         self._add_routes(app)
-        self._server = HttpServer(self.name, config.host, config.port, app)
-
-    @property
-    def port(self) -> int:
-        """The port it listens on; 0 while it does not."""
-        return self._server.port
-
-    async def start(self) -> None:
-        """Listen; raises OSError, naming the address, when it cannot."""
-        await self._server.start()
-
-    async def stop(self) -> None:
-        """Close the port. Safe to call twice."""
-        await self._server.stop()
-
-    def health(self) -> Health:
-        """Whether it listens."""
-        port = self._server.port
-        return Health(bool(port), f"listening on port {port}" if port else "not listening")
+        super().__init__("admin", config.host, config.port, app)
 
     def _add_routes(self, app: web.Application) -> None:
         controls = self._controls

@@ -1,8 +1,10 @@
-"""A small HTTP server as a stage: what the metrics server and the admin API have in common."""
+"""A small HTTP server as a stage: what metrics, admin API and control plane have in common."""
 
 from __future__ import annotations
 
 from aiohttp import web
+
+from mdp.stage import Health
 
 #: For requests under way when the process stops; the whole process has 2 s to end.
 SHUTDOWN_SECONDS = 1.0
@@ -11,7 +13,7 @@ KEEPALIVE_SECONDS = 15.0
 
 
 class HttpServer:
-    """Serves one aiohttp application on one address; port 0 picks a free one (see `port`)."""
+    """Serves one aiohttp application on one address; port 0 picks a free one (see `port`). A stage."""
 
     def __init__(self, name: str, host: str, port: int, app: web.Application) -> None:
         self.name = name
@@ -59,3 +61,7 @@ class HttpServer:
         self._port = 0
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def health(self) -> Health:
+        """Whether it listens."""
+        return Health(bool(self._port), f"listening on port {self._port}" if self._port else "not listening")

@@ -21,7 +21,7 @@ PATHS = ("/metrics", "/healthz", "/readyz")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class MetricsServer:
+class MetricsServer(HttpServer):
     """`/metrics` for Prometheus, `/healthz` and `/readyz` for whoever restarts and routes. A stage.
 
     Args:
@@ -30,8 +30,6 @@ class MetricsServer:
         live: Whether the process works at all; a supervisor restarts it when it does not.
         ready: Each part's name and whether it can serve now; ready is who has them all.
     """
-
-    name = "metrics"
 
     def __init__(
         self,
@@ -47,25 +45,7 @@ class MetricsServer:
         app.router.add_get("/metrics", self._show_metrics, allow_head=False)
         app.router.add_get("/healthz", self._show_live, allow_head=False)
         app.router.add_get("/readyz", self._show_ready, allow_head=False)
-        self._server = HttpServer(self.name, config.host, config.port, app)
-
-    @property
-    def port(self) -> int:
-        """The port it listens on; 0 while it does not."""
-        return self._server.port
-
-    async def start(self) -> None:
-        """Listen; raises OSError, naming the address, when it cannot."""
-        await self._server.start()
-
-    async def stop(self) -> None:
-        """Close the port. Safe to call twice."""
-        await self._server.stop()
-
-    def health(self) -> Health:
-        """Whether it listens."""
-        port = self._server.port
-        return Health(bool(port), f"listening on port {port}" if port else "not listening")
+        super().__init__("metrics", config.host, config.port, app)
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

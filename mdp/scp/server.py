@@ -11,7 +11,7 @@ from aiohttp import web
 
 from mdp.cache.base import encode_json
 from mdp.config import ScpConfig
-from mdp.stage import Health
+from mdp.observability.http import HttpServer
 
 #: Everything the page is made of, by path. A fixed list: no path of a request reaches the file system.
 _PAGES: dict[str, tuple[str, str]] = {
@@ -28,14 +28,8 @@ _LOOPBACK_ORIGINS = ("localhost", "127.0.0.1", "[::1]")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class ControlPlane:
-    """Serves the live page, its files, and `/config.json`. It holds no secret and no market data.
-
-    Attributes:
-        port: Where it listens, after `start`; 0 before.
-    """
-
-    name = "scp"
+class ControlPlane(HttpServer):
+    """Serves the live page, its files, and `/config.json`. It holds no secret and no market data. A stage."""
 
     def __init__(
         self, config: ScpConfig, *, wds_port: Callable[[], int], auth_required: bool = False
@@ -50,47 +44,19 @@ class ControlPlane:
         self._config = config
         self._wds_port = wds_port
         self._auth_required = auth_required
-        self._runner: web.AppRunner | None = None
-        self.port = 0
-
-    async def start(self) -> None:
-        """Bind and serve. Raises OSError when the address is taken."""
         app = web.Application(middlewares=[self._guard])
         static = files("mdp.scp") / "static"
         for path, (name, content_type) in _PAGES.items():
             app.router.add_get(path, _page((static / name).read_bytes(), content_type))
         app.router.add_get("/config.json", self._config_json)
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.5)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._config.host, self._config.port)
-        try:
-            await site.start()
-        except OSError:
-            await self._runner.cleanup()
-            self._runner = None
-            raise
-        self.port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        """Stop accepting; requests being answered have half a second."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
-
-    def health(self) -> Health:
-        """Whether the page can be loaded."""
-        if self._runner is None:
-            return Health(False, "not listening")
-        return Health(True, f"listening on port {self.port}")
+        super().__init__("scp", config.host, config.port, app)
 
     def origins(self) -> set[str]:
         """The origins this page has in a browser, for the data service's check of origins.
 
         A host of `*` stands for whatever address of this machine a connection comes in at.
         """
-        if self._runner is None:
-            return set()
-        return origins_of(self._config, self.port)
+        return origins_of(self._config, self.port) if self.port else set()
 
     async def _config_json(self, request: web.Request) -> web.Response:
         body = encode_json({"wds_port": self._wds_port(), "auth_required": self._auth_required})
