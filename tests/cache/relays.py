@@ -14,6 +14,8 @@ from mdp.cache.redis_link import Link, connect
 from mdp.cache.relay import Relay
 from tests.redis_server import RedisServer
 
+BOARD = "scanners:top_gainers"
+OWN_BOARD = "scanners:mine"  # of a name that a relay does not know: heard while somebody subscribes
 PATIENCE_SECONDS = 60.0  # of a wait that should end at once; only a failing test takes it
 
 
@@ -53,3 +55,10 @@ class Heard(list[Message]):
     def values(self) -> list[Any]:
         """Their payloads."""
         return [one.value for one in self]
+
+
+def subscribed_at(server: RedisServer) -> list[str]:
+    """Feeds of which the bus is subscribed."""
+    with server.client() as client:
+        found: list[bytes] = client.pubsub_channels("mdp:bus:*")
+        return [name.decode().removeprefix("mdp:bus:") for name in found]

@@ -13,6 +13,7 @@ from mdp.events import Trade, Unknown
 from mdp.queues.base import Batch
 from mdp.queues.entry import STREAMED, partition_of
 from mdp.queues.stream_writer import StreamWriter
+from mdp.queues.streams import Outgoing
 from tests.queues.streams_support import (
     KEYS,
     NOW_MS,
@@ -52,6 +53,18 @@ async def make(redis_server: RedisServer) -> AsyncIterator[Make]:
 
 def sent(made: StreamWriter) -> int:
     return made.counters.sent
+
+
+async def frozen(old: StreamWriter, leadership: Leadership) -> list[Outgoing]:
+    """Started, 100 trades written; then its lease is gone while it holds 100 more (returned)."""
+    await old.start()
+    old.queues["trades"].put(trades(0, 100))
+    await until(lambda: sent(old) == 100)
+    leadership.epoch = 0
+    await asyncio.sleep(0.05)
+    old.queues["trades"].put(trades(100, 100))
+    (entries,) = old._pack(1)
+    return entries
 
 
 # --- what is written ---
@@ -352,13 +365,7 @@ async def test_one_that_was_frozen_past_its_lease_writes_nothing_more(
     """Its entries' ids are older than its successor's: Redis itself refuses them, and they count as lost."""
     leadership = Leadership(1)
     old, new = make(leadership), make(Leadership(2))
-    await old.start()
-    old.queues["trades"].put(trades(0, 100))
-    await until(lambda: sent(old) == 100)
-    leadership.epoch = 0  # frozen, with what it had packed
-    await asyncio.sleep(0.05)
-    old.queues["trades"].put(trades(100, 100))
-    old._under_way = old._pack(1)[0]
+    old._under_way = await frozen(old, leadership)
     await new.start()
     new.queues["trades"].put(trades(200, 100))
     await until(lambda: sent(new) == 100)
@@ -374,13 +381,7 @@ async def test_one_that_was_frozen_writes_nothing_though_its_successor_has_no_ev
     """Every stream that had any gets an entry at once: what is older is refused from then on."""
     leadership = Leadership(1)
     old, new = make(leadership), make(Leadership(2))
-    await old.start()
-    old.queues["trades"].put(trades(0, 100))
-    await until(lambda: sent(old) == 100)
-    leadership.epoch = 0
-    await asyncio.sleep(0.05)
-    old.queues["trades"].put(trades(100, 100))
-    (entries,) = old._pack(1)
+    entries = await frozen(old, leadership)
     await new.start()
     written = [entry.stream.queue for entry in entries]
     await until(lambda: all(
@@ -402,13 +403,7 @@ async def test_what_was_under_way_at_a_lost_lease_is_settled_once_another_writes
     """Each entry for itself: there, though the answer was lost, or never to be written. Not before that."""
     leadership = Leadership(1)
     old, new = make(leadership), make(Leadership(2))
-    await old.start()
-    old.queues["trades"].put(trades(0, 100))
-    await until(lambda: sent(old) == 100)
-    leadership.epoch = 0
-    await asyncio.sleep(0.05)
-    old.queues["trades"].put(trades(100, 100))
-    (entries,) = old._pack(1)
+    entries = await frozen(old, leadership)
     there, absent = entries[0], entries[1:]
     with redis_server.client() as client:
         client.xadd(there.stream.key, {"v": "1", "h": there.header, "d": there.events}, id=there.id)
