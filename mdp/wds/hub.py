@@ -38,7 +38,8 @@ _WALK_STEP = 100  # snapshots of a wildcard written at once: about 1 ms with com
 # those of reading between them. The last tick has one part in eight: that one of them had whole boards in it,
 # for hundreds of clients, delays no quote of the next.
 _SHARE = 0.1
-_LONGEST_TICK_SECONDS = 0.1
+_PAUSE = 1 / _SHARE - 1  # to leave the loop to others, as a multiple of what a tick took
+_LONGEST_PAUSE_SECONDS = 0.1
 _WEIGHT = 0.125
 
 
@@ -249,7 +250,7 @@ class Hub:
         self._wake.set()
 
     async def _run(self) -> None:
-        usual = 0.0
+        pause = 0.0
         while True:
             newcomers = self._newcomers
             if not (self._due or self._slow or self._missed or newcomers.waiting or newcomers.walks):
@@ -259,8 +260,7 @@ class Hub:
             busy = await own_time(self.flush(), self._clock)
             if self._counters.ticks != ticks:
                 # The first change after an idle tick went out at once, what follows waits for the next tick.
-                usual += (busy - usual) * _WEIGHT
-                pause = min(usual * (1 / _SHARE - 1), _LONGEST_TICK_SECONDS)
+                pause += (min(busy * _PAUSE, _LONGEST_PAUSE_SECONDS) - pause) * _WEIGHT
                 await asyncio.sleep(max(self._tick_seconds - busy, pause))
 
     async def _idle_tick(self) -> None:

@@ -327,5 +327,8 @@ async def test_a_stalled_client_costs_its_limit_at_most(
     counters = outcome.after["counters"]
     closes = connections if feeds == ["alerts"] else 0
     assert counters["slow_closes"] == closes
-    assert limit // 4 < outcome.most("most_waiting") <= limit + 256  # a close frame comes on top
+    # A close frame comes on top. Who had nothing waiting is written all messages of a tick, however many; its
+    # last ones may have come after they were counted.
+    tick = (outcome.most("most_due") + 2) * (padding + 256)
+    assert limit // 4 < outcome.most("most_waiting") <= max(limit + 256, tick)
     assert outcome.most_grown <= connections * 1.25 * limit + 64 * MB  # the bus keeps events, too

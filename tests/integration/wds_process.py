@@ -39,17 +39,20 @@ async def _publish(bus: MemoryBus, padding: str) -> None:
         await asyncio.sleep(EVENT_SECONDS)
 
 
-async def _watch_loop(worst: list[float], service: WidgetDataService, waiting: list[int]) -> None:
-    """Note by how much the loop was late (seconds), and what waited for one client at most (bytes).
+async def _watch_loop(
+    worst: list[float], service: WidgetDataService, waiting: list[int], due: list[int]
+) -> None:
+    """Note by how much the loop was late (seconds), what a client (bytes) and a tick (messages) had waiting.
 
     Here, as often as events are published: who asks from outside misses a peak between two questions.
     """
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + 0.005
+        wanted = loop.time() + 0.005
         await asyncio.sleep(0.005)
-        worst[0] = max(worst[0], loop.time() - due)
+        worst[0] = max(worst[0], loop.time() - wanted)
         waiting[0] = max(waiting[0], service.most_waiting_bytes)
+        due[0] = max(due[0], len(service._hub._due))
 
 
 def resident_bytes() -> int:
@@ -64,9 +67,9 @@ async def serve(options: dict[str, Any]) -> None:
     bus = MemoryBus(epoch=1)
     service = WidgetDataService(config, bus, MemoryCache(bus), **options.get("times", {}))
     await service.start()
-    late, most = [0.0], [0]
+    late, most, due = [0.0], [0], [0]
     tasks = [asyncio.create_task(_publish(bus, "x" * options.get("padding", 0)))]
-    tasks.append(asyncio.create_task(_watch_loop(late, service, most)))
+    tasks.append(asyncio.create_task(_watch_loop(late, service, most, due)))
     print(service.port, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         answer = {
@@ -74,11 +77,12 @@ async def serve(options: dict[str, Any]) -> None:
             "connections": service.admission.total,
             "waiting": sum(client.waiting_bytes for client in service._clients),
             "most_waiting": max(most[0], service.most_waiting_bytes),
+            "most_due": due[0],
             "late_ms": round(late[0] * 1_000, 1),
             "ok": service.health().ok and not any(task.done() for task in tasks),
             "counters": msgspec.to_builtins(service.counters),
         }
-        late[0], most[0] = 0.0, 0
+        late[0], most[0], due[0] = 0.0, 0, 0
         print(json.dumps(answer), flush=True)
     for task in tasks:
         task.cancel()

@@ -373,6 +373,15 @@ async def test_one_long_tick_does_not_put_off_the_next(monkeypatch: pytest.Monke
     await hub.rig.hub.stop()
 
 
+async def test_after_a_stall_ticks_are_soon_as_close_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tick of half a minute counts as one that asks for the longest pause, and is forgotten as fast."""
+    hub = Ticking(monkeypatch)
+    await hub.ticks(100, took=0.0005)
+    assert await hub.ticks(1, took=30.0) == [pytest.approx(0.0045 * 7 / 8 + 0.1 / 8)]
+    assert (await hub.ticks(1, took=0.0005))[0] == pytest.approx(0.0195)
+    await hub.rig.hub.stop()
+
+
 FEEDS = [(feeds.QUOTE, "A"), (feeds.QUOTE, "B"), (feeds.AGG, "A"), (feeds.ALERTS, ""), (feeds.LULD, "B")]
 PATTERNS = ["quote:A", "quote:*", "stocks:*:A", "stocks:luld:*", "alerts", "*", "stocks:agg:A"]
 STEPS = st.lists(
