@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import redis
+import trustme
 
 from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.required import require_tool
 
 SERVICE = "market"
 _PATIENCE_SECONDS = 30.0
@@ -196,29 +195,22 @@ def _until(holds: Any, problem: str) -> None:
 
 
 class Certificates:
-    """An authority of our own, and a certificate of it for 127.0.0.1, valid for some days.
+    """An authority of our own, and a certificate of it for 127.0.0.1.
 
     Args:
         folder: Where they are written.
     """
 
     def __init__(self, folder: Path) -> None:
-        openssl = require_tool("openssl")
         self.authority, self.certificate, self.key = (
             folder / name for name in ("ca.pem", "crt.pem", "key.pem")
         )
-        ca_key, request, extension = (folder / name for name in ("ca.key", "crt.csr", "ext"))
-        extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n", encoding="ascii")
-        new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        for words in (
-            ("req", "-x509", *new, "-keyout", ca_key, "-out", self.authority, "-subj", "/CN=ca"),
-            ("req", *new, "-keyout", self.key, "-out", request, "-subj", "/CN=redis"),
-            (
-                "x509", "-req", "-in", request, "-CA", self.authority, "-CAkey", ca_key, "-CAcreateserial",
-                "-out", self.certificate, "-days", "3", "-extfile", extension,
-            ),
-        ):  # fmt: skip
-            subprocess.run([openssl, *map(str, words)], check=True, capture_output=True)
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost", "127.0.0.1")
+        authority.cert_pem.write_to_path(str(self.authority))
+        issued.private_key_pem.write_to_path(str(self.key))
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(str(self.certificate), append=True)
 
     def options(self, tls_port: int) -> tuple[str, ...]:
         """Of a redis-server that takes TLS there, without asking for clients' certificates."""
