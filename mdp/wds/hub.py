@@ -25,7 +25,7 @@ from mdp.wds.frames import text_frame
 from mdp.wds.groups import Demand, Group, Groups, targets_of
 from mdp.wds.missed import Missed
 from mdp.wds.newcomers import Newcomer, Newcomers
-from mdp.wds.pace import Pace, own_time
+from mdp.wds.pace import LATEST, Load, Pace, own_time
 from mdp.wds.values import light_message
 from mdp.wds.views import Options, View
 
@@ -33,14 +33,14 @@ log = structlog.get_logger(__name__)
 
 MAX_DUE = 200_000  # messages waiting for a tick; more only if the hub itself cannot keep up
 _WALK_STEP = 100  # snapshots of a wildcard written at once: about 1 ms with compression
-# Reading and computing come first. Where the work of ticks takes more than so much of the time, ticks are
+# Reading and computing come first. Where the work of ticks takes more than a share of the time, ticks are
 # further apart: states are conflated then, and an event waits a little longer. A tick's own steps count, not
 # those of reading between them. The last tick has one part in eight: that one of them had whole boards in it,
 # for hundreds of clients, delays no quote of the next.
 _SHARE = 0.1
-_PAUSE = 1 / _SHARE - 1  # to leave the loop to others, as a multiple of what a tick took
+_BUSY_SHARE = 0.05  # where the thread has hardly any time left: its reading falls behind otherwise
+_BUSY = 0.75
 _LONGEST_PAUSE_SECONDS = 0.1
-_WEIGHT = 0.125
 
 
 async def nothing_to_gather() -> None:
@@ -63,12 +63,13 @@ class Hub:
         tick_seconds: float,
         gather: Callable[[], Awaitable[None]] = nothing_to_gather,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._bus = bus
         self._gather = gather
         self._counters = counters
         self._tick_seconds = tick_seconds
-        self._clock = clock
+        self._clock, self._cpu_clock = clock, cpu_clock
         self._demand = Demand(bus, counters, self._note)
         self._groups = Groups()
         self._newcomers = Newcomers(bus, cache, counters, clock)
@@ -251,6 +252,7 @@ class Hub:
 
     async def _run(self) -> None:
         pause = 0.0
+        load = Load(self._clock, self._cpu_clock)
         while True:
             newcomers = self._newcomers
             if not (self._due or self._slow or self._missed or newcomers.waiting or newcomers.walks):
@@ -260,7 +262,8 @@ class Hub:
             busy = await own_time(self.flush(), self._clock)
             if self._counters.ticks != ticks:
                 # The first change after an idle tick went out at once, what follows waits for the next tick.
-                pause += (min(busy * _PAUSE, _LONGEST_PAUSE_SECONDS) - pause) * _WEIGHT
+                share = _BUSY_SHARE if load.now() > _BUSY else _SHARE
+                pause += (min(busy / share - busy, _LONGEST_PAUSE_SECONDS) - pause) * LATEST
                 await asyncio.sleep(max(self._tick_seconds - busy, pause))
 
     async def _idle_tick(self) -> None:

@@ -1,4 +1,4 @@
-"""Long work in short steps: the loop is given back every few milliseconds."""
+"""Long work in short steps: the loop is given back every few milliseconds. How much others leave of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ CHECK_EVERY = 64  # small pieces of work between two looks at the clock
 # turn has its share of writes (5 to 20 us each) and bytes (150 to 500 a us), whatever the clock says.
 PIECES_A_TURN = 4 * CHECK_EVERY
 BYTES_A_TURN = 1024 * 1024
+LATEST = 0.125  # the part that the latest of many measurements has in their moving average
 
 
 class Pace:
@@ -56,6 +57,30 @@ class Pace:
         ):
             await asyncio.sleep(0)
             self._begin()
+
+
+class Load:
+    """How much of the time a thread has worked of late, 0 to 1: a moving average over calls of `now`.
+
+    Args:
+        clock: Monotonic seconds.
+        cpu_clock: Seconds for which the thread has had a processor.
+    """
+
+    __slots__ = ("_at", "_clock", "_cpu", "_cpu_clock", "_load")
+
+    def __init__(self, clock: Callable[[], float], cpu_clock: Callable[[], float]) -> None:
+        self._clock, self._cpu_clock = clock, cpu_clock
+        self._at, self._cpu = clock(), cpu_clock()
+        self._load = 0.0
+
+    def now(self) -> float:
+        """The load, with what has been since the last call as one part in eight."""
+        at, cpu = self._clock(), self._cpu_clock()
+        if at > self._at:
+            self._load += (min((cpu - self._cpu) / (at - self._at), 1.0) - self._load) * LATEST
+            self._at, self._cpu = at, cpu
+        return self._load
 
 
 @types.coroutine

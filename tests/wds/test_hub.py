@@ -32,12 +32,19 @@ class Rig:
         tick_seconds: float = 0.0,
         gather: Callable[[], Awaitable[None]] = nothing_to_gather,
         clock: Callable[[], float] = lambda: 0.0,
+        cpu_clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.bus = MemoryBus(epoch=1)
         self.counters = WdsCounters()
         self.cache = MemoryCache(self.bus)
         self.hub = Hub(
-            self.bus, self.cache, self.counters, tick_seconds=tick_seconds, gather=gather, clock=clock
+            self.bus,
+            self.cache,
+            self.counters,
+            tick_seconds=tick_seconds,
+            gather=gather,
+            clock=clock,
+            cpu_clock=cpu_clock,
         )
 
     def client(self, *patterns: str, limit: int = 1_000_000) -> tuple[Client, FakeTransport]:
@@ -324,9 +331,13 @@ class Ticking:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = 0.0
         self._took = 0.0
+        self.worked = 0.0  # seconds of processor time in each tick
+        self._cpu = 0.0
         self._pauses: list[float] = []
         self._sleep = asyncio.sleep
-        self.rig = Rig(tick_seconds=0.02, gather=self._gather, clock=lambda: self._now)
+        self.rig = Rig(
+            tick_seconds=0.02, gather=self._gather, clock=lambda: self._now, cpu_clock=lambda: self._cpu
+        )
         monkeypatch.setattr("mdp.wds.hub.asyncio.sleep", self._note)
         self.rig.client("quote:A")
         self.rig.hub.start()
@@ -339,6 +350,7 @@ class Ticking:
 
     def _others(self) -> None:
         self._now += 3_600.0  # what they take in between is not the hub's
+        self._cpu += self.worked
 
     async def _note(self, seconds: float) -> None:
         if seconds:
@@ -359,6 +371,17 @@ async def test_ticks_are_further_apart_where_they_take_too_much(monkeypatch: pyt
     hub = Ticking(monkeypatch)
     for took, pause in {0.0: 0.02, 0.001: 0.019, 0.005: 0.045, 3_600.0: 0.1}.items():
         assert (await hub.ticks(100, took))[-1] == pytest.approx(pause, rel=1e-4)
+    await hub.rig.hub.stop()
+
+
+async def test_a_busy_thread_leaves_ticks_half_of_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others have all the rest of the time; three quarters are not yet too much."""
+    hub = Ticking(monkeypatch)
+    hub.worked = 0.7 * 3_600.0
+    assert (await hub.ticks(100, took=0.004))[-1] == pytest.approx(0.036, rel=1e-4)
+    hub.worked = 0.99 * 3_600.0
+    assert (await hub.ticks(100, took=0.004))[-1] == pytest.approx(0.076, rel=1e-4)
+    assert (await hub.ticks(100, took=0.001))[-1] == pytest.approx(0.019, rel=1e-4)
     await hub.rig.hub.stop()
 
 

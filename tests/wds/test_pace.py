@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mdp.wds.counters import WdsCounters
-from mdp.wds.pace import BYTES_A_TURN, CHECK_EVERY, PIECES_A_TURN, STEP_SECONDS, Pace, own_time
+from mdp.wds.pace import BYTES_A_TURN, CHECK_EVERY, PIECES_A_TURN, STEP_SECONDS, Load, Pace, own_time
 
 
 class Rig:
@@ -56,6 +56,32 @@ async def test_many_writes_are_spread_over_turns() -> None:
 async def test_large_writes_are_spread_over_turns() -> None:
     """Ten of a fifth of what a turn may write take two turns, not one."""
     assert await Rig().turned(10, bytes_each=BYTES_A_TURN // 5 + 1) == 2
+
+
+def test_load_is_the_part_of_the_time_with_a_processor() -> None:
+    """Half of it; the whole after a while; little by little, so that one busy moment is no load."""
+    clock, cpu = iter(range(1, 200)), [0.0]
+    load = Load(lambda: float(next(clock)), lambda: cpu[0])
+
+    def after(calls: int, worked: float) -> float:
+        for _ in range(calls):
+            cpu[0] += worked
+            now = load.now()
+        return now
+
+    assert after(1, 1.0) == pytest.approx(0.125)
+    assert after(60, 0.5) == pytest.approx(0.5, abs=0.001)
+    assert after(60, 1.0) == pytest.approx(1.0, abs=0.001)
+    assert after(1, 7.0) <= 1.0  # two clocks do not agree to the microsecond
+
+
+def test_no_time_is_no_load() -> None:
+    """Two looks at once, and a clock that was put back by nobody's fault, change nothing."""
+    now = [5.0]
+    load = Load(lambda: now[0], lambda: now[0])
+    assert load.now() == 0.0
+    now[0] = 6.0
+    assert load.now() == load.now() == 0.125
 
 
 class Stopwatch:
