@@ -133,6 +133,15 @@ class SharedReference:
             return False
         return self._clock() - self._began < _PATIENCE_SECONDS
 
+    @property
+    def shared(self) -> bool:
+        """Whether all that is known was written: who joins now has it with its partitions."""
+        return self._signature == self._known()
+
+    def _known(self) -> object:
+        reference = self.reference
+        return (reference.day, reference.progress.done, len(reference.rows), reference.health().detail)
+
     # -- for the partitions -------------------------------------------------------------------------
 
     def on_day(self, swap: ReferenceSwap, day: date) -> None:
@@ -218,8 +227,7 @@ class SharedReference:
             if now != self._said:
                 await self._client.set(self._keys.reference(_NOW), _encode(now))
                 self._said = now
-        progress = reference.progress
-        signature = (reference.day, progress.done, len(reference.rows), reference.health().detail)
+        signature = self._known()
         if signature == self._signature or self._clock() - self._wrote_at < _WRITE_SECONDS:
             return
         self._wrote_at = self._clock()

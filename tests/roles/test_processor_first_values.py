@@ -123,9 +123,7 @@ async def test_who_joins_has_values_from_the_first_moment_on(redis_server: Redis
             await first.start()
             await eventually(lambda: live(first) == PARTITIONS)
             await send(redis_server, 5)
-            await eventually(
-                lambda: role(first).reference.written > 0 and not role(first).reference.warming_up
-            )
+            await eventually(lambda: role(first).reference.shared and not role(first).reference.warming_up)
             seen: set[float] = set()
             role(second).partitions.on_ready.append(
                 lambda _partition, engine: seen.update(
