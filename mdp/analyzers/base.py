@@ -100,7 +100,10 @@ class Analyzer:
         self.out = out
 
     def process(self, batch: EventBatch) -> None:
-        """Take a batch of one of `queues`. What it raises costs this analyzer the batch, and is counted."""
+        """Take a batch of one of `queues`. What it raises costs this analyzer the batch, and is counted.
+
+        Times are in ms; only of quotes, some of a batch may still be in ns (`mdp.events.milliseconds`).
+        """
 
     def on_refill(self) -> None:
         """Bars that were missed in an outage were fetched: `market.notable` holds them, of place `REFILL`.

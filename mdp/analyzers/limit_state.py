@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mdp.analyzers.halt_state import HaltState, Side
 from mdp.analyzers.state import Market
-from mdp.events import Quote
+from mdp.events import Quote, milliseconds
 from mdp.sessions import REGULAR, TradingDay
 
 _NEAR = 0.01  # of the band: within it a symbol's quotes are looked at
@@ -47,7 +47,7 @@ class LimitWatch:
                 self._quote(quote, near[quote.symbol])
 
     def _quote(self, quote: Quote, state: HaltState) -> None:
-        at = quote.timestamp
+        at = milliseconds(quote.timestamp)
         if state.halted or not state.high:
             return
         if at < state.quote_timestamp or at > self._market.clock.now_ms + _LEAP_MS:

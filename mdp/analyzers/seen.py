@@ -31,11 +31,18 @@ def identity(trade: Trade) -> tuple[object, ...]:
 class _Generation:
     """Hashes of trades, and in which order they came."""
 
-    __slots__ = ("batches", "hashes")
+    __slots__ = ("batches", "hashes", "noted")
 
     def __init__(self) -> None:
         self.hashes: set[int] = set()
         self.batches: deque[tuple[int, ...]] = deque()  # of tuples: the garbage collector leaves them alone
+        self.noted = 0  # hashes in all of them, those that `forget` took out of the set as well
+
+    def note(self, batch: tuple[int, ...]) -> None:
+        """Keep the order of hashes that were added to the set."""
+        if batch:
+            self.batches.append(batch)
+            self.noted += len(batch)
 
     def free(self, count: int) -> None:
         """Forget about so many, oldest first.
@@ -53,6 +60,7 @@ class _Generation:
         """Forget all, and give the memory back."""
         self.batches.clear()
         self.hashes.clear()
+        self.noted = 0
 
 
 class Seen:
@@ -102,13 +110,15 @@ class Seen:
         if len(newer) - before < len(hashes):  # a repeat within the batch: which is it?
             newer.difference_update(hashes)
             return self._sort_out(trades)
-        self._newer.batches.append(hashes)
+        self._newer.note(hashes)
         self._forget_oldest(len(hashes))
         return trades, []
 
     def forget(self, trade: Trade) -> None:
         """A trade that was admitted and did not count: it may come again."""
-        self._newer.hashes.discard(self._hash(trade))
+        key = self._hash(trade)
+        self._newer.hashes.discard(key)
+        self._older.hashes.discard(key)  # where the batch that it came with filled the newer one
 
     def _sort_out(self, trades: Iterable[Trade]) -> tuple[list[Trade], list[Trade]]:
         new: list[Trade] = []
@@ -126,7 +136,7 @@ class Seen:
                 newer.add(key)
                 added.append(key)
                 new.append(trade)
-        self._newer.batches.append(tuple(added))
+        self._newer.note(tuple(added))
         self._forget_oldest(len(new))
         return new, repeated
 
@@ -135,6 +145,6 @@ class Seen:
 
     def _forget_oldest(self, count: int) -> None:
         self._forgotten.free(2 * count)  # all at once took 20 ms
-        if len(self._newer.hashes) >= self._remembered:
+        if self._newer.noted >= self._remembered:
             self._forgotten.clear()
             self._forgotten, self._older, self._newer = self._older, self._newer, self._forgotten

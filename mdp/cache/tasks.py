@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -35,32 +35,35 @@ class _Turns:
 
     def __init__(self) -> None:
         self.next = asyncio.Lock()
-        self.last: asyncio.Task[Any] | None = None  # whose step was the last one
+        #: Whose step was the last one. Weak: a task knows its loop, which is to be freed when it is closed.
+        self.last: weakref.ref[asyncio.Task[Any]] | None = None
         self.began = 0.0  # when, in loop time
         self.rest_until = 0.0
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
 
 
 async def next_turn() -> None:
     """Give the loop back between two steps; of all tasks that call this, only one at a time goes on.
 
-    After each step the loop is everybody else's for twice as long. An event passes through a dozen turns of
-    the loop on its way to a client; where each of them held a step of 2 ms, it came 30 ms later.
+    After each step but a task's last (how long one took is known when its task comes again), the loop is
+    everybody else's for twice as long. An event passes through a dozen turns of the loop on its way to a
+    client; where each of them held a step of 2 ms, it came 30 ms later.
     """
     loop = asyncio.get_running_loop()
     turns = _turns.get(loop)
     if turns is None:
         turns = _turns[loop] = _Turns()
     task = asyncio.current_task()
+    assert task is not None
     now = loop.time()
-    if turns.last is task:
+    if turns.last is not None and turns.last() is task:
         turns.last = None
         turns.rest_until = now + _REST * min(now - turns.began, _LONGEST_STEP_SECONDS)
     async with turns.next:
         await asyncio.sleep(max(0.0, turns.rest_until - loop.time()))
-        turns.last, turns.began = task, loop.time()
+        turns.last, turns.began = weakref.ref(task), loop.time()
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from mdp.config import MassiveConfig
 
 from .connection import MAX_QUEUE, Burst, BurstConnection
-from .outcome import Next, Outcome, of_close, of_error, of_status, one_line, statuses_of
+from .outcome import Next, Outcome, of_answer, of_close, of_error, of_status, one_line, statuses_of
 from .ring import Frame as RawFrame
 from .ring import RawRing
 from .states import ListenerCounters
@@ -266,8 +266,10 @@ class Attempt:
                 self._sink.take(unread, self._sink.clock())
         if self.first_frame_ns and not (exc is None or isinstance(exc, ConnectionClosed)):
             outcome = Outcome("internal", f"a frame could not be taken: {one_line(repr(exc), self._secrets)}")
-        elif connection is None or not (exc is None or isinstance(exc, ConnectionClosed)):
+        elif connection is None:
             outcome = of_error(exc or ConnectionResetError("the client gave up"), self._secrets)
+        elif not (exc is None or isinstance(exc, ConnectionClosed)):
+            outcome = of_answer(exc, self._secrets)
         else:
             # Received from the server; or sent by us, for a frame above the limit or a ping without pong.
             protocol = connection.protocol

@@ -106,9 +106,14 @@ def of_error(exc: BaseException, secrets: Iterable[str] = ()) -> Outcome:
         return Outcome("network", f"network error: {text}")
     if isinstance(exc, asyncio.CancelledError):
         return Outcome("cancelled", "the client was cancelled")
-    if isinstance(exc, LookupError | TypeError):  # the client looked for a status event in what came
-        text = "no list of status events"
-    return Outcome("protocol", f"the server's answer was not understood: {text}")
+    return Outcome("protocol", f"the server's answer was not understood: {type(exc).__name__}: {text}")
+
+
+def of_answer(exc: BaseException, secrets: Iterable[str] = ()) -> Outcome:
+    """What an exception of the client means that has a connection: it may have stumbled over what came."""
+    if isinstance(exc, LookupError | TypeError | AttributeError):  # it looked for status events
+        return Outcome("protocol", "the server's answer was not understood: no list of status events")
+    return of_error(exc, secrets)
 
 
 def of_close(code: int | None, reason: str | None, secrets: Iterable[str] = ()) -> Outcome:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from aiohttp import web
 
 from mdp.stage import Health
@@ -50,7 +52,9 @@ class HttpServer:
             await site.start()
         except OSError as exc:
             await self._runner.cleanup()
-            reason = exc.strerror or str(exc)
+            # asyncio's own words name the address again; a name that does not resolve has a number below 0.
+            number = exc.errno or 0
+            reason = os.strerror(number) if number > 0 else exc.strerror or str(exc)
             raise OSError(
                 exc.errno, f"{self.name}: cannot listen on {self.host}:{self._wanted_port}: {reason}"
             ) from exc

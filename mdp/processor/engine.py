@@ -42,7 +42,8 @@ class Engine:
     ) -> None:
         self.market = market
         self.results = results
-        #: Newest time of all events since somebody (`RewindWatch`) set it to 0, accepted by the clock or not.
+        #: Newest time of the events looked at since somebody (`RewindWatch`) set it to 0, accepted by the
+        #: clock or not.
         self.newest_ms: float = 0
         self.guards = [Guard(analyzer, max_failures=max_failures) for analyzer in analyzers]
         self._by_queue: dict[str, list[Guard]] = {}

@@ -216,7 +216,7 @@ class Packer:
             names[symbol] = None
 
     def _tell_time(self, queue: str, batch: Batch) -> None:
-        """Move the market clock as the processors' engine does (`mdp.processor.engine`)."""
+        """Move the market clock as the processors' engine does (`mdp.processor.engine`); by all quotes."""
         if queue == AGGREGATES:
             events = batch.events
             newest = milliseconds(max([event.start_timestamp for event in events]))

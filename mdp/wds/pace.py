@@ -88,16 +88,19 @@ def own_time(work: Coroutine[Any, Any, object], clock: Callable[[], float]) -> G
     """Do work, and say how long its own steps took, in seconds: not what it waited for, nor others' steps."""
     seconds = 0.0
     step: Callable[[], Any] = functools.partial(work.send, None)
-    while True:
-        began = clock()
-        try:
-            awaited = step()
-        except StopIteration:
-            return seconds + clock() - began
-        seconds += clock() - began
-        try:
-            answer = yield awaited
-        except BaseException as error:
-            step = functools.partial(work.throw, error)
-        else:
-            step = functools.partial(work.send, answer)
+    try:
+        while True:
+            began = clock()
+            try:
+                awaited = step()
+            except StopIteration:
+                return seconds + clock() - began
+            seconds += clock() - began
+            try:
+                answer = yield awaited
+            except BaseException as error:
+                step = functools.partial(work.throw, error)
+            else:
+                step = functools.partial(work.send, answer)
+    finally:
+        del step  # it may hold an error, whose traceback holds this frame

@@ -48,6 +48,16 @@ def test_a_quote_at_a_band_is_a_limit_state(bid: float | None, ask: float | None
     assert rig.told() == [], "it is a state, and no halt"
 
 
+@pytest.mark.parametrize("others", [0, 199])
+def test_a_quote_in_nanoseconds_is_one_like_others(others: int) -> None:
+    """Also as one of many in a batch, of which not every time was looked at."""
+    rig = near()
+    rest = [quote("ZZZ", NOON + SECOND, 5, 6)] * others
+    rig.send(quote("AAA", (NOON + SECOND) * 1_000_000, 11, 11.5), *rest)
+    assert limit(rig) == ("limit_state", "upper", "quote")
+    assert rig.row()["limit_timestamp"] == NOON + SECOND
+
+
 def test_it_ends_with_the_quote_and_begins_anew() -> None:
     """The time is that of its beginning; a quote that is older than the newest says nothing."""
     rig = near()

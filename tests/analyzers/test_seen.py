@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +67,31 @@ def test_forgotten_trades_are_freed() -> None:
     for n in range(1_000, 1_030):
         seen.admit([make(number=str(n))])
     assert not seen._forgotten.hashes
+
+
+@pytest.mark.parametrize("kind", ["without an id", "repeats", "forgotten"])
+def test_memory_is_bounded_whatever_comes(kind: str) -> None:
+    """Also of what leaves no hash behind: the order of hashes is kept for as many as hashes are."""
+    seen = Seen(remembered=100)
+    for n in range(2_000):
+        number = {"without an id": None, "repeats": "1", "forgotten": str(n)}[kind]
+        batch = [make(number=number)]
+        seen.admit(batch)
+        if kind == "forgotten":
+            seen.forget(batch[0])
+        generations = (seen._newer, seen._older, seen._forgotten)
+        assert sum(len(one.batches) for one in generations) <= 300
+        assert all(one.noted == sum(map(len, one.batches)) for one in generations[:2])
+
+
+def test_what_did_not_count_may_come_again_where_its_batch_filled_a_generation() -> None:
+    """It is in the older one then."""
+    seen = Seen(remembered=3)
+    batch = [make(number=number) for number in "abc"]
+    seen.admit(batch)
+    seen.forget(batch[1])
+    assert seen.admit([batch[1]]) == ([batch[1]], [])
+    assert seen.admit([batch[0]]) == ([], [batch[0]])
 
 
 def test_ids_are_unique_within_a_day_only() -> None:

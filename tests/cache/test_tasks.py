@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from itertools import pairwise
 
+import pytest
 from structlog.testing import capture_logs
 
 from mdp.cache.tasks import Background, Part, begin, end, next_turn
@@ -179,3 +182,27 @@ async def test_between_two_steps_the_loop_is_others_for_twice_as_long() -> None:
     assert len(steps) == 10
     for (began, ended), (following, _) in pairwise(steps):
         assert following - ended >= 2 * min(ended - began, 0.01) - 1e-3
+
+
+def test_a_closed_loop_is_freed() -> None:
+    """Whose steps were taken in turns; and what the last task held."""
+
+    class Answer:
+        """Large."""
+
+    async def work() -> None:
+        answer = Answer()
+        held.append(weakref.ref(answer))
+        await next_turn()
+        raise ValueError("garbage")
+
+    async def main() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        with pytest.raises(ValueError, match="garbage"):
+            await asyncio.create_task(work())
+
+    held: list[weakref.ref[Answer]] = []
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+    asyncio.run(main())
+    gc.collect()
+    assert (held[0](), loops[0]()) == (None, None)

@@ -7,13 +7,14 @@ import ssl
 
 import msgspec
 import pytest
+from massive import WebSocketClient
 from massive.exceptions import AuthError
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.frames import Close
 from websockets.http11 import Response
 
-from mdp.listener.outcome import Next, of_close, of_error, of_status, one_line, statuses_of
+from mdp.listener.outcome import Next, of_answer, of_close, of_error, of_status, one_line, statuses_of
 
 
 @pytest.mark.parametrize(
@@ -37,13 +38,23 @@ def test_error_has_a_reason_of_its_own_and_is_retried(exc: Exception, reason: st
     assert outcome.detail
 
 
-@pytest.mark.parametrize("answer", ['{"x": 1}', "[]", "[1]", "7", '["x"]', '[{"ev": "status"}]'])
+@pytest.mark.parametrize("answer", ['{"x": 1}', "[]", "[1]", "7", '["x"]', '[{"ev": "status"}]', "null"])
 def test_an_answer_that_is_no_list_of_statuses_is_told_in_words(answer: str) -> None:
-    """What the client stumbles over in it says nothing to a reader."""
+    """What the client stumbles over, in either of the two places where it looks, says nothing to a reader."""
+    client = WebSocketClient("key", feed="ws.example", market="stocks")
     parsed = msgspec.json.decode(answer)
-    with pytest.raises((LookupError, TypeError)) as stumbled:
+    with pytest.raises((LookupError, TypeError, AttributeError)) as stumbled:  # noqa: PT012
+        client._log_server_statuses(parsed)
         _ = parsed[0]["status"]
-    assert of_error(stumbled.value).detail.endswith("not understood: no list of status events")
+    outcome = of_answer(stumbled.value)
+    assert (outcome.reason, outcome.then) == ("protocol", Next.RETRY)
+    assert outcome.detail.endswith("not understood: no list of status events")
+
+
+def test_other_errors_of_a_connection_are_told_as_those_of_dialling() -> None:
+    """A connection that was reset, say."""
+    error = ConnectionResetError(104, "Connection reset by peer")
+    assert of_answer(error) == of_error(error)
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,10 @@ async def test_a_port_that_is_taken_is_named() -> None:
         second = MetricsServer(
             MetricsConfig(port=server.port), Metrics(), live=Process().is_live, ready=Process().is_ready
         )
-        with pytest.raises(OSError, match=rf"metrics: cannot listen on 127\.0\.0\.1:{server.port}"):
+        with pytest.raises(OSError, match=rf"metrics: cannot listen on 127\.0\.0\.1:{server.port}") as failed:
             await second.start()
+        assert str(failed.value).count(str(server.port)) == 1
+        assert str(failed.value).endswith("Address already in use")
         assert not second.health().ok
         await second.stop()
 
