@@ -54,7 +54,7 @@ class HttpServer:
             await self._runner.cleanup()
             # asyncio's own words name the address again; a name that does not resolve has a number below 0.
             number = exc.errno or 0
-            reason = os.strerror(number) if number > 0 else exc.strerror or str(exc)
+            reason = os.strerror(number).lower() if number > 0 else exc.strerror or str(exc)
             raise OSError(
                 exc.errno, f"{self.name}: cannot listen on {self.host}:{self._wanted_port}: {reason}"
             ) from exc

@@ -51,6 +51,7 @@ class DecodeStage:
         pace: When to read, when to work.
         on_status: Called with (status, message) for each word of the provider.
         observe: Called with each step's duration in seconds.
+        clock: Ns, for how long a step takes.
     """
 
     name = "decode"
@@ -63,6 +64,7 @@ class DecodeStage:
         *,
         on_status: Callable[[str, str], None],
         observe: Callable[[float], None] = lambda _seconds: None,
+        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.counters = DecodeCounters()
         self._ring = ring
@@ -70,6 +72,7 @@ class DecodeStage:
         self._pace = pace
         self._on_status = on_status
         self._observe = observe
+        self._clock = clock
         self._decoder = FrameDecoder()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -118,9 +121,9 @@ class DecodeStage:
                 ring.release()
                 await ring.wait()
             await self._pace.turn()
-            began = time.perf_counter()
+            began = self._clock()
             self.step()
-            self._observe(time.perf_counter() - began)
+            self._observe((self._clock() - began) / 1e9)
 
     def step(self) -> int:
         """Decode frames for about 3 ms or 1,000 events and queue them. Returns the number of frames."""
@@ -132,7 +135,7 @@ class DecodeStage:
         append[Status] = statuses.append
         decode = self._decoder.decode
         take = self._ring.take
-        clock = time.perf_counter_ns
+        clock = self._clock
         until = clock() + _STEP_NS
         sources: list[Source] = []
         frames = count = first_arrival = 0

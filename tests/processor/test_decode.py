@@ -74,12 +74,14 @@ class Store:
 
 
 class Clock:
-    """Monotonic nanoseconds that pass only when told."""
+    """Monotonic nanoseconds that pass only when told, or by each look at it."""
 
     def __init__(self) -> None:
         self.now = 10**12
+        self.step = 0
 
     def __call__(self) -> int:
+        self.now += self.step
         return self.now
 
 
@@ -87,13 +89,17 @@ class Bench:
     """A decode stage between a ring and queues that keep everything."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock, self.stopwatch = Clock(), Clock()
         self.ring = RawRing(max_bytes=1 << 30, max_age_ns=10**9, clock=self.clock)
         self.queues = {name: Store(name) for name in QUEUES}
         self.statuses: list[tuple[str, str]] = []
         self.pace = Pace(self.ring, self.clock)
         self.stage = DecodeStage(
-            self.ring, self.queues, self.pace, on_status=lambda s, m: self.statuses.append((s, m))
+            self.ring,
+            self.queues,
+            self.pace,
+            on_status=lambda s, m: self.statuses.append((s, m)),
+            clock=self.stopwatch,
         )
 
     def feed(self, *frames: Frame) -> None:
@@ -129,6 +135,15 @@ def test_events_are_grouped_into_one_batch_per_queue() -> None:
     }  # fmt: skip
     assert [trade.symbol for trade in bench.queues[TRADES].events] == ["AAPL", "B", "C"]
     assert [type(bar).__name__ for bar in bench.queues[AGGREGATES].events] == ["Aggregate", "MinuteAggregate"]
+
+
+def test_a_step_ends_after_three_milliseconds() -> None:
+    """However many frames wait: others get their turn, and nothing is lost or out of order."""
+    bench = Bench()
+    bench.feed(*[frame_of({**EVENTS[TRADES], "sym": symbol}) for symbol in "ABCDE"])
+    bench.stopwatch.step = 1_500_000  # ns for each look at the clock: before the first frame, after each
+    assert [bench.stage.step() for _ in range(3)] == [3, 2, 0]
+    assert [trade.symbol for trade in bench.queues[TRADES].events] == list("ABCDE")
 
 
 @pytest.mark.parametrize("binary", [False, True])
