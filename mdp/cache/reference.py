@@ -125,6 +125,7 @@ class Reference:
         if self._watch is None:
             loop = asyncio.get_running_loop()
             self._patience = loop.call_later(self._patience_seconds, self._lose_patience)
+            self._unknown = None  # who listens may have counted another process's word until now
             self._tell_unknown()
             self._watch = asyncio.create_task(self._run(), name=self.name)
 

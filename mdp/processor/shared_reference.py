@@ -136,7 +136,7 @@ class SharedReference:
     @property
     def shared(self) -> bool:
         """Whether all that is known was written: who joins now has it with its partitions."""
-        return self._signature == self._known()
+        return self._said is not None and self._signature == self._known()
 
     def _known(self) -> object:
         reference = self.reference

@@ -127,6 +127,18 @@ async def test_who_has_the_lease_asks_and_the_other_loads(redis_server: RedisSer
         assert len(made.provider.asked) == asked
 
 
+async def test_a_day_that_began_before_the_lease_is_there_for_who_joins(redis_server: RedisServer) -> None:
+    """Events told the day while nobody fetched yet: who joins still has the values before its first event."""
+    async with world(redis_server) as made:
+        made.one.reference.enter(TODAY)
+        await fetched(made)
+
+        await made.two.shared.start()
+        made.two.reference.enter(TODAY)
+
+        assert made.two.closes == made.one.closes
+
+
 async def test_a_successor_asks_for_nothing_that_is_there(redis_server: RedisServer) -> None:
     """It loads before it begins to fetch."""
     async with world(redis_server) as made:
