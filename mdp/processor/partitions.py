@@ -164,7 +164,9 @@ class Partitions(Background):
             one.lost = {queue: dict(reasons) for queue, reasons in saved.head.lost.items()}
         for ready in self.on_ready:
             ready(partition, engine)
-        if not lease.valid() or lease.epoch != one.epoch:  # also where it was lost and is ours again
+        # Lost, or lost and ours again. One that is past its margin may yet be renewed: then nobody takes the
+        # partition a second time, and who is told that it is lost drops it.
+        if lease.epoch != one.epoch:
             if parked is not None:  # still the newest state there is
                 self._parked[partition] = (parked[0], one, cursors)
             return

@@ -303,6 +303,27 @@ async def test_who_lost_the_lease_while_loading_does_not_begin_under_the_next_on
         assert 3 not in partitions.working
 
 
+async def test_a_partition_is_worked_on_though_its_lease_was_late_while_it_was_loaded(
+    redis_server: RedisServer,
+) -> None:
+    """Past its margin it may still be renewed, and is: nobody would take the partition a second time."""
+    async with running(redis_server, 1) as (listener, nodes):
+        partitions, lease = nodes[0].partitions, nodes[0].spread.leases[3]
+
+        def late(partition: int, _engine: Engine) -> None:
+            if partition == 3:
+                lease._until = 0.0
+
+        partitions.drop(3)
+        partitions.on_ready.append(late)
+        await partitions.take(3, lease)
+
+        assert lease.epoch
+        await lease.renew()
+        await listener.send(frames_with_repeats(5))
+        await eventually(lambda: 3 in nodes[0].live)
+
+
 @pytest.mark.parametrize("newer", ["memory", "checkpoint"])
 async def test_what_was_repaired_and_told_does_not_go_back_where_the_same_processor_goes_on(
     redis_server: RedisServer, newer: str
