@@ -41,6 +41,7 @@ class Partition:
 
     Attributes:
         live: The replay is over: results leave, checkpoints are written.
+        saved: The last checkpoint did not fail.
         processed: Events by queue, those of the partition's earlier owners included.
         lost: Events that went by unread, by queue and reason, likewise: what is replayed counts once.
         first_ms: Redis time of the first entry with events that was processed here; 0 before it.
@@ -65,6 +66,7 @@ class Partition:
         self.lost: dict[str, dict[str, int]] = {}
         self.first_ms = 0
         self.failures = 0
+        self.saved = True
         self._observe = observe
         self.windows = WindowKeeper(engine)
         self._flushers = Flushers(engine, observe)
@@ -87,6 +89,12 @@ class Partition:
     def total(self) -> int:
         """Events processed in all."""
         return sum(self.processed.values())
+
+    @property
+    def keeps(self) -> bool:
+        """Whether Redis keeps what is done here, as far as known: what no stream has, e.g. a repair, would go
+        back for clients where another took over without it."""
+        return self.saved and self.out.taken
 
     # -- what comes in ------------------------------------------------------------------------------
 
@@ -225,6 +233,15 @@ class Partition:
         """
         if not self.live or self.gone:
             return 0.0
+        try:
+            seconds = await self._save(store, cursors)
+        except BaseException:
+            self.saved = False
+            raise
+        self.saved = True
+        return seconds
+
+    async def _save(self, store: CheckpointStore, cursors: Callable[[], dict[str, Cursor]]) -> float:
         self.hold()
         try:
             await self._flushers.pause()

@@ -128,6 +128,11 @@ class PartitionOutput:
         """The end of a replay that began with `output.silent = True`; see `RedisWriter.resume`."""
         return await self._writer.resume(self.output, since_ms)
 
+    @property
+    def taken(self) -> bool:
+        """Whether Redis took what was written last: it may tell clients what it does not keep."""
+        return self._writer.health().ok
+
     async def written(self, events: int) -> bool:
         """Write until so many events of this output (`counters.events`) are in Redis.
 

@@ -354,8 +354,8 @@ class Partitions(Background):
             now = (one.total, one.engine.market.revision)
             if now == before:  # only heartbeats came, and nothing was repaired
                 continue
-            before = now
             pause = await self._save(one)
+            before = now if one.saved else (-1, -1)
 
     async def _replay_more(self, one: Partition) -> bool:
         """Whether the replay took so long that what came meanwhile is replayed as well: it would expire."""

@@ -33,6 +33,7 @@ from mdp.stage import Health
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0
+_KEEP_SECONDS = 0.2  # between two looks whether Redis keeps things again
 
 
 class _Repair:
@@ -157,6 +158,8 @@ class Repairs(Background):
 
     def _begin(self, number: int, one: Partition) -> _Repair:
         async def free() -> bool:
+            while not (one.keeps or one.gone):  # noqa: ASYNC110  no event tells that Redis keeps things
+                await asyncio.sleep(_KEEP_SECONDS)
             await one.room()
             return not one.gone
 

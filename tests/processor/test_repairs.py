@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.exceptions import ReadOnlyError
 
 from mdp.observability.metrics import Metrics
 from mdp.processor.partition_gaps import gaps_of
@@ -255,4 +256,25 @@ async def test_nothing_is_changed_while_a_checkpoint_is_written(redis_server: Re
         await hurry(1)
         assert {value["uncertain_since"] for value in rig.values().values()} == {LOST_MS}
         await asyncio.gather(*[one.free() for one in ones])
+        await eventually(lambda: rig.words() == {"done"})
+
+
+async def test_nothing_is_changed_while_redis_keeps_nothing(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair that clients were told and that is in no checkpoint would go back where another takes over."""
+    async with rig_of(redis_server, 1) as rig:
+        partitions = rig.nodes[0].partitions
+
+        async def refuse(*_: Any) -> bool:
+            raise ReadOnlyError("of the test")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(partitions._store, "save", refuse)
+            rig.provider.open.clear()
+            await rig.lose()
+            await eventually(lambda: not any(one.keeps for one in partitions.working.values()))
+            rig.provider.open.set()
+            await hurry(1)
+            assert {value["uncertain_since"] for value in rig.values().values()} == {LOST_MS}
         await eventually(lambda: rig.words() == {"done"})
