@@ -62,13 +62,17 @@ def with_halts(
 ) -> list[disturb.Frame]:
     """The frames, and trading pauses among them, of which recordings have none.
 
-    The last two begin with the last bars, and do not end.
+    A symbol has no bars meanwhile: how soon they would prove that it trades goes by the wall clock. The last
+    two begin with the last bars, and do not end.
     """
-    found = list(frames)
+    found: list[disturb.Frame] = []
+    pauses: list[tuple[str, int, int]] = []
     step = len(frames) // count
     bars = [_bar_of(frames[number * step :]) for number in range(count - 2)]
     bars += [_bar_of(frames[::-1]), _bar_of(frames[::-1], but=_bar_of(frames[::-1])["sym"])]
     for number, bar in enumerate(bars):
+        begin_ns = (bar["e"] + 2_000) * 1_000_000
+        pauses.append((bar["sym"], begin_ns, begin_ns + pause_ms * 1_000_000))
         low, high = round(bar["c"] * 0.9, 2), round(bar["c"] * 1.1, 2)
         for indicator, after_ms in ((17, 0), (18, pause_ms)):
             if indicator == 17 or number < count - 2:
@@ -77,7 +81,20 @@ def with_halts(
                 band = {"ev": "LULD", "T": bar["sym"], "h": high, "l": low, "z": 3, "q": number}
                 text = json.dumps([{**band, "i": [indicator], "t": at * 1_000_000}])
                 found.append(disturb.Frame((bar["e"] + after_ms + 2_000) * 1_000_000, text))
+    found += [left for frame in frames if (left := _without_bars(frame, pauses))]
     return sorted(found, key=lambda frame: frame.arrival_ns)
+
+
+def _without_bars(frame: disturb.Frame, pauses: Sequence[tuple[str, int, int]]) -> disturb.Frame | None:
+    """A frame as it is while symbols pause; None: nothing is left of it."""
+    pausing = {symbol for symbol, begin_ns, end_ns in pauses if begin_ns <= frame.arrival_ns <= end_ns}
+    if not pausing:
+        return frame
+    events = json.loads(frame.text)
+    left = [event for event in events if event["ev"] not in ("A", "AM") or event["sym"] not in pausing]
+    if len(left) == len(events):
+        return frame
+    return disturb.Frame(frame.arrival_ns, json.dumps(left)) if left else None
 
 
 def _bar_of(frames: Sequence[disturb.Frame], but: str = "") -> Any:

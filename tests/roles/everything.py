@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import datetime
@@ -144,15 +145,29 @@ class Client:
             await self._left.wait()
 
     async def everything(self) -> Everything:
-        """What was sent, and what is there now. Lists of events must be what was sent, newest first."""
+        """What was sent, and what is there now. Lists of events must be what was sent, newest first: soon,
+        as an event is in its list a moment before it is sent."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            heard, got, unlike = await self._everything()
+            if not unlike:
+                return heard._replace(
+                    values={feed: value for feed, value in got.items() if value is not None}
+                )
+            assert time.monotonic() < until, f"{unlike}: the list is not what was sent"
+            await asyncio.sleep(0.2)
+
+    async def _everything(self) -> tuple[Everything, dict[str, Any], list[str]]:
         heard = self.heard()
         kept = [feed for feed in self.sent if _family(feed) not in _BRIEF]
         lists = [one for one in FAMILIES if one.kind == EVENT and one.max_items and not one.hole]
         got = await self._get(sorted({*kept, *_single(), *(one.name for one in lists)}))
+        unlike = []
         for one in lists:
             listed, told = got.pop(one.name) or [], list(self._told.get(one.name, ()))[::-1]
-            assert listed == told, f"{one.name}: the list is not what was sent"
-        return heard._replace(values={feed: value for feed, value in got.items() if value is not None})
+            if listed != told:
+                unlike.append(one.name)
+        return heard, got, unlike
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
         assert self._session is not None
