@@ -12,6 +12,7 @@ scalars, so they can be in no cycle, and hundreds of thousands a second would ma
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -356,6 +357,16 @@ def payload(event: Any) -> dict[str, Any]:
     for name in names:
         out[name] = getattr(event, name)
     return out
+
+
+#: A bar that is later than this says by its own time nothing of when data was lost.
+_LATEST_MS = 600_000
+
+
+def oldest_start(bars: Iterable[Aggregate], newest_ms: Number) -> Number:
+    """When the oldest of some bars began, in ms; `newest_ms` where all are newer, or very late."""
+    starts = (milliseconds(bar.start_timestamp) for bar in bars)
+    return min((start for start in starts if newest_ms - _LATEST_MS <= start < newest_ms), default=newest_ms)
 
 
 def milliseconds(timestamp: Number) -> Number:

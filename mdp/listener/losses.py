@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from mdp.events import AGGREGATES
+from mdp.events import AGGREGATES, oldest_start
 from mdp.listener.gaps import Gap, GapLedger
 from mdp.listener.ring import RawRing
 from mdp.queues.base import Batch
@@ -53,15 +53,17 @@ class ListenerLosses:
         self._market_ms = market_ms
         self._clock = clock
         self._shed_frames = self._shed_events = 0
-        self._noted: dict[tuple[str, str], tuple[int, set[str]]] = {}
+        self._noted: dict[tuple[str, str], tuple[int, set[str], float]] = {}
         self._stretches: dict[tuple[str, str], _Stretch] = {}
 
     def queue_lost(self, queue: str, reason: str, batch: Batch) -> None:
         """A batch expired or was dropped. Quick: the symbols of bars are noted, of others the number."""
-        events, symbols = self._noted.get((queue, reason)) or (0, set[str]())
+        now_ms = self._market_ms()
+        events, symbols, since_ms = self._noted.get((queue, reason)) or (0, set[str](), now_ms)
         if queue == AGGREGATES and len(symbols) <= MAX_SYMBOLS:
             symbols |= batch.symbols
-        self._noted[queue, reason] = events + len(batch), symbols
+            since_ms = min(since_ms, oldest_start(batch.events, now_ms))
+        self._noted[queue, reason] = events + len(batch), symbols, since_ms
 
     def look(self) -> None:
         """Enter what was lost since the last look; end the stretches that are over."""
@@ -70,10 +72,10 @@ class ListenerLosses:
         events = counters.shed_events - self._shed_events
         self._shed_frames, self._shed_events = counters.shed_frames, counters.shed_events
         if frames:
-            self._lost("ring", "shed", events, None).frames += frames
+            self._lost("ring", "shed", events, None, self._market_ms()).frames += frames
         noted, self._noted = self._noted, {}
-        for (queue, reason), (lost, symbols) in noted.items():
-            self._lost(queue, reason, lost, symbols if len(symbols) <= MAX_SYMBOLS else None)
+        for (queue, reason), (lost, symbols, since_ms) in noted.items():
+            self._lost(queue, reason, lost, symbols if len(symbols) <= MAX_SYMBOLS else None, since_ms)
         now = self._clock()
         for key, stretch in list(self._stretches.items()):
             if now - stretch.last_ns >= QUIET_NS:
@@ -84,12 +86,15 @@ class ListenerLosses:
                     "data_lost", reason=gap.reason, detail=gap.detail, events=gap.events, number=gap.number
                 )
 
-    def _lost(self, queue: str, reason: str, events: int, symbols: set[str] | None) -> Gap:
+    def _lost(self, queue: str, reason: str, events: int, symbols: set[str] | None, since_ms: float) -> Gap:
         stretch = self._stretches.get((queue, reason))
         if stretch is None:
             detail = "frames waited too long or too many" if queue == "ring" else f"queue {queue}"
-            gap = self._ledger.begin(reason, detail=detail, market_ms=self._market_ms() or None)
+            gap = self._ledger.begin(reason, detail=detail, market_ms=since_ms or None)
             stretch = self._stretches[queue, reason] = _Stretch(gap)
+        began_ms = stretch.gap.market_start_ms
+        if began_ms is not None and since_ms < began_ms:
+            stretch.gap.market_start_ms = int(since_ms)
         stretch.last_ns = self._clock()
         stretch.gap.events += events
         if symbols is None or stretch.symbols is None or len(stretch.symbols) > MAX_SYMBOLS:

@@ -16,7 +16,7 @@ import structlog
 
 from mdp.analyzers.base import Analyzer
 from mdp.analyzers.state import Market
-from mdp.events import AGGREGATES, HALTS, QUOTES, TRADES
+from mdp.events import AGGREGATES, HALTS, QUOTES, TRADES, oldest_start
 from mdp.feeds import HALTS as HALTS_FEED
 from mdp.feeds import HOD_ALERT, LOD_ALERT, LULD, TRADE_STATS, TTA, TTA_ALL
 from mdp.feeds import QUOTES as QUOTES_FEED
@@ -198,7 +198,11 @@ class Losses:
 
     def queue_lost(self, queue: str, reason: str, batch: Batch) -> None:
         """A batch expired or was dropped. Quick: the symbols of bars are noted, of others the number."""
-        self.note(queue, reason, len(batch), batch.symbols if queue == AGGREGATES else ())
+        if queue == AGGREGATES:
+            since_ms = oldest_start(batch.events, self._market.clock.now_ms)
+            self.note(queue, reason, len(batch), batch.symbols, since_ms)
+        else:
+            self.note(queue, reason, len(batch), ())
 
     def note(
         self,
@@ -219,7 +223,10 @@ class Losses:
             symbols: Whose bars; None: it may have been any symbol's. Of other events it does not matter.
             since_ms: Market time from which on they are missing; None: now.
         """
-        since = self._market.clock.now_ms if since_ms is None else since_ms
+        clock = self._market.clock
+        since = clock.now_ms if since_ms is None else since_ms
+        if clock.day is not None:
+            since = max(since, clock.day.start_ms)
         noted = self._noted.get((queue, reason))
         if noted is None:
             noted = self._noted[queue, reason] = _Noted(since)
@@ -229,7 +236,7 @@ class Losses:
             noted.symbols = None
         elif noted.symbols is not None and len(noted.symbols) <= MAX_SYMBOLS:
             noted.symbols.update(symbols)
-        now_ms = self._market.clock.now_ms
+        now_ms = clock.now_ms
         if queue not in (AGGREGATES, RING) or not now_ms:
             return
         if symbols is not None:
@@ -386,12 +393,14 @@ class Losses:
         stretch = self._stretches.get(key)
         if stretch is None:
             detail = "frames waited too long or too many" if queue == RING else f"queue {queue}"
-            gap = self.ledger.begin(reason, detail=detail, market_ms=clock.now_ms or None)
+            gap = self.ledger.begin(reason, detail=detail, market_ms=since_ms or None)
             gap.not_recoverable = list(_LOST_WITH.get(queue, ALL_FEEDS))
             if queue not in (AGGREGATES, RING):
                 gap.name_symbols(None)
             stretch = self._stretches[key] = _Stretch(gap, since_ms)
-        stretch.since_ms = min(stretch.since_ms, since_ms)
+        if since_ms < stretch.since_ms:
+            stretch.since_ms = since_ms
+            stretch.gap.market_start_ms = int(since_ms)
         stretch.last_ns = self._clock()
         stretch.gap.events += events
         self.events[reason] = self.events.get(reason, 0) + events

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mdp.processor.partition_gaps import PartitionGaps
+from mdp.queues.base import Batch
 
 
 class PartitionLosses:
@@ -22,7 +24,7 @@ class PartitionLosses:
         self._gaps_of = gaps_of
 
     def note(
-        self, queue: str, partition: int, events: int, reason: str, symbols: set[str] | None = None
+        self, queue: str, partition: int, events: int, reason: str, bars: list[Any] | None = None
     ) -> None:
         """Events of a partition went by unprocessed.
 
@@ -31,10 +33,14 @@ class PartitionLosses:
             partition: Which.
             events: How many.
             reason: `missed` (trimmed before they were read), `expired` or `unreadable`.
-            symbols: Whose bars; None: it may have been any symbol's of the partition.
+            bars: Those that were lost; None: it may have been any symbol's of the partition.
         """
         key = (queue, reason)
         self.events[key] = self.events.get(key, 0) + events
         gaps = self._gaps_of(partition)
-        if gaps is not None and events:
-            gaps.losses.note(queue, reason, events, symbols)
+        if gaps is None or not events:
+            return
+        if bars is None:
+            gaps.losses.note(queue, reason, events, None)
+        else:
+            gaps.losses.queue_lost(queue, reason, Batch(bars, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import structlog
 
@@ -308,10 +309,10 @@ class Partitions(Background):
         return None if one is None else gaps_of(one.engine)
 
     def _lost(
-        self, queue: str, partition: int, events: int, reason: str, symbols: set[str] | None = None
+        self, queue: str, partition: int, events: int, reason: str, bars: list[Any] | None = None
     ) -> None:
         """Events of a partition went by unread."""
-        self.losses.note(queue, partition, events, reason, symbols)
+        self.losses.note(queue, partition, events, reason, bars)
         one = self.working.get(partition)
         if one is not None and events:
             reasons = one.lost.setdefault(queue, {})

@@ -102,8 +102,8 @@ class StreamReader:
         counters: By partition; those of a removed one are gone (`removed` has their sum).
         on_missed: Called with (queue, partition, events, header) where events went by unread; `header` is of
             the entry behind them.
-        on_unread: Called with (queue, partition, events, "expired" or "unreadable", symbols) where an entry
-            that came is not delivered. Symbols: whose bars they were; None: it is not known, or no bars.
+        on_unread: Called with (queue, partition, events, "expired" or "unreadable", bars) where an entry
+            that came is not delivered. Bars: those in it; None: they cannot be read, or there are none.
         on_lost: Called with (partition, `Header.lost`) of an entry that came and is not delivered.
         on_caught_up: Called with a partition once all that was there when it was added has been delivered.
     """
@@ -118,7 +118,7 @@ class StreamReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.on_missed: Callable[[str, int, int, Header], None] = lambda *_: None
-        self.on_unread: Callable[[str, int, int, str, set[str] | None], None] = lambda *_: None
+        self.on_unread: Callable[[str, int, int, str, list[Any] | None], None] = lambda *_: None
         self.on_lost: Callable[[int, Mapping[str, Collection[str] | None]], None] = lambda *_: None
         self.on_caught_up: Callable[[int], None] = lambda _: None
         self._client = client
@@ -270,8 +270,8 @@ class StreamReader:
             return None
         if expired:
             counters.expired += header.count
-            symbols = _symbols_of(stream.queue, fields)
-            self.on_unread(stream.queue, partition.number, header.count, "expired", symbols)
+            bars = _bars_of(stream.queue, fields)
+            self.on_unread(stream.queue, partition.number, header.count, "expired", bars)
             return None
         counters.delivered += len(events)
         catching_up = partition.until_ms < 0 or entry_id[0] <= partition.until_ms
@@ -396,11 +396,11 @@ class StreamReader:
 _Rows = dict[_Stream, list[tuple[EntryId, Mapping[bytes, bytes]]]]
 
 
-def _symbols_of(queue: str, fields: Mapping[bytes, bytes]) -> set[str] | None:
-    """Whose bars an entry holds; None where it cannot be read, or holds something else."""
+def _bars_of(queue: str, fields: Mapping[bytes, bytes]) -> list[Any] | None:
+    """The bars that an entry holds; None where it cannot be read, or holds something else."""
     if queue != AGGREGATES:
         return None
     try:
-        return {event.symbol for event in unpack(queue, fields.get(b"d", b""))}
+        return unpack(queue, fields.get(b"d", b""))
     except EntryError:
         return None

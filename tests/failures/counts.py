@@ -106,9 +106,10 @@ def in_words(before: Counter[str], after: Counter[str]) -> tuple[str, int]:
     since = {name: after[name] - before[name] for name in after | before}
     lost = {name: since[name] for name in LOSSES if since.get(name)}
     unknown = since["sent"] - since.get("processed", 0) - sum(lost.values())
-    if -lost.get(_LEFT, 0) <= unknown < 0:
-        # It got no answer to what was under way; a Redis that was frozen writes that when it wakes up.
-        lost[_LEFT] += unknown
+    if -after[_LEFT] <= unknown < 0:
+        # It got no answer to what was under way; a Redis that was frozen writes that when it wakes up. Or it
+        # was asked for the last time before it wrote what waited, and ended.
+        lost[_LEFT] = lost.get(_LEFT, 0) + unknown
         unknown = 0
     words = f"{since['sent']:,} sent = {since.get('processed', 0):,} processed"
     words += "".join(f" + {count:,} {name}" for name, count in lost.items())

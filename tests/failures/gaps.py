@@ -8,9 +8,9 @@ import msgspec
 
 from tests.failures.cluster import Cluster
 
-#: What was lost is older than the market clock by which a loss begins: bars come two seconds after their
-#: end, and what expired had waited for five (`mdq.ttl_seconds`).
-_EARLIER_MS = 10_000
+#: An outage begins by the market clock, and bars come two seconds after their end. (Where they expired, it
+#: is known which: then the loss begins where they do.)
+_EARLIER_MS = 5_000
 _LATER_MS = 1_000  # the length of a bar
 
 

@@ -22,8 +22,8 @@ GAP: dict[str, Any] = {
     ("change", "at_ms", "covered"),
     [
         ({}, AT_MS + 4_000, True),
-        ({}, AT_MS - 9_000, True),  # a bar that waited, and expired
-        ({}, AT_MS - 11_000, False),
+        ({}, AT_MS - 4_000, True),  # a bar that would have come then
+        ({}, AT_MS - 6_000, False),
         ({}, AT_MS + 10_000, False),
         ({"market_end_ms": None}, AT_MS + 60_000, True),
         ({"symbols": ["AAA"], "symbols_count": 1}, AT_MS, True),

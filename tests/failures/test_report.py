@@ -79,6 +79,15 @@ def test_what_a_frozen_redis_wrote_late_is_not_counted_twice() -> None:
     assert in_words(Counter(), after)[1] == -11
 
 
+def test_what_a_listener_wrote_after_it_was_asked_last_is_not_counted_twice() -> None:
+    """Also where much had been left before, and was found to be expired meanwhile."""
+    before = Counter({"sent": 30, "processed": 14, "left with a listener": 16})
+    after = Counter({"sent": 50, "processed": 34, "expired in the listener": 16, "left with a listener": 3})
+    assert in_words(before, after)[1] == 0
+    after["processed"] = 35
+    assert in_words(before, after)[1] == -4
+
+
 def test_lateness_is_that_of_a_bar_until_the_next_news() -> None:
     """A symbol without bars is not late; one whose bar was never shown is late until the end."""
     seen = [Seen("quote:A", "state", 1, 1, 0, 5.0, True)]

@@ -33,8 +33,8 @@ class Rig:
         self.losses.look()
 
 
-def bars(*symbols: str) -> Batch:
-    return Batch([Aggregate(symbol, 1, 1, 1, 1) for symbol in symbols], 0)
+def bars(*symbols: str, start: float = 1_000) -> Batch:
+    return Batch([Aggregate(symbol, 1, 1, 1, start) for symbol in symbols], 0)
 
 
 def test_without_losses_the_ledger_stays_empty() -> None:
@@ -46,12 +46,12 @@ def test_without_losses_the_ledger_stays_empty() -> None:
 
 
 def test_losses_that_follow_each_other_are_one_entry() -> None:
-    """From the market's time at the first to the one after the last, with the symbols of all."""
+    """From the oldest bar's time to the one after the last, with the symbols of all."""
     rig = Rig()
-    rig.losses.queue_lost("aggregates", "expired", bars("A", "B"))
+    rig.losses.queue_lost("aggregates", "expired", bars("A", "B", start=900))
     rig.losses.look()
     rig.now_ns += QUIET_NS - 1
-    rig.losses.queue_lost("aggregates", "expired", bars("C"))
+    rig.losses.queue_lost("aggregates", "expired", bars("C", start=800))
     rig.losses.look()
     (entry,) = rig.entries()
     assert entry["end_ms"] is None
@@ -59,7 +59,7 @@ def test_losses_that_follow_each_other_are_one_entry() -> None:
     (entry,) = rig.entries()
     assert (entry["reason"], entry["detail"], entry["events"]) == ("expired", "queue aggregates", 3)
     assert (entry["symbols"], entry["symbols_count"]) == (["A", "B", "C"], 3)
-    assert (entry["market_start_ms"], entry["market_end_ms"]) == (1_000, 6_000)
+    assert (entry["market_start_ms"], entry["market_end_ms"]) == (800, 6_000)
     rig.losses.queue_lost("aggregates", "expired", bars("D"))
     rig.losses.look()
     assert len(rig.entries()) == 2

@@ -253,6 +253,25 @@ def test_a_batch_that_expired_is_a_loss_of_exactly_its_symbols() -> None:
     assert [(gap.reason, until) for gap, until, _ in rig.wanted] == [("expired", number)]
 
 
+def test_a_loss_begins_where_the_oldest_lost_bar_does() -> None:
+    """Bars come late and waited: the clock is ahead of them. A very late one tells nothing of the others."""
+    rig = Rig()
+    for start in (NOON + 1_000, NOON - 7_000, NOON - 700_000):
+        rig.losses.queue_lost(AGGREGATES, "expired", Batch([Aggregate("AAA", 1, 1, 1, start)], 1))
+    rig.look()
+    assert (rig.since(), rig.entry()["market_start_ms"]) == (NOON - 7_000, NOON - 7_000)
+    rig.losses.queue_lost(AGGREGATES, "expired", Batch([Aggregate("BBB", 1, 1, 1, NOON - 9_000)], 1))
+    rig.look()
+    assert (rig.since("BBB"), rig.entry()["market_start_ms"]) == (NOON - 9_000, NOON - 9_000)
+
+
+def test_a_loss_does_not_begin_on_the_day_before() -> None:
+    """Of that day nothing is kept."""
+    rig = Rig(now_ms=at(4, 0, 1))
+    rig.losses.queue_lost(AGGREGATES, "expired", Batch([Aggregate("AAA", 1, 1, 1, at(3, 59, 58))], 1))
+    assert rig.since() == at(4)
+
+
 def test_highs_are_uncertain_from_the_loss_on() -> None:
     """The next bar comes before the next look; that one enters the loss and lets rows say so."""
     rig = Rig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mdp.analyzers.state import Market
+from mdp.events import Aggregate
 from mdp.processor.partition_gaps import PartitionGaps
 from mdp.processor.partition_losses import PartitionLosses
 
@@ -50,15 +51,16 @@ def test_lost_bars_mark_their_partition_since_they_were_missed() -> None:
 
 
 def test_expired_bars_mark_exactly_their_symbols() -> None:
-    """The entry was there: it says whose they are."""
+    """The entry was there: it says whose they are, and of when."""
     rig = Rig()
-    rig.losses.note("aggregates", 1, 3, "expired", {"AAA", "BBB"})
+    bars = [Aggregate(symbol, 1, 1, 1, NOW - 8_000) for symbol in ("AAA", "BBB", "BBB")]
+    rig.losses.note("aggregates", 1, 3, "expired", bars)
     rig.look()
     assert sorted(rig.gaps[1].market.trust.symbols()) == ["AAA", "BBB"]
-    assert rig.since(1, "CCC") is None
+    assert (rig.since(1, "AAA"), rig.since(1, "CCC")) == (NOW - 8_000, None)
     rig.losses.note("aggregates", 1, 2, "expired", None)
     rig.look()
-    assert rig.since(1, "CCC") == NOW, "one that could not be read may have been anybody's"
+    assert rig.since(1, "CCC") == NOW - 8_000, "one that could not be read may have been anybody's"
 
 
 @pytest.mark.parametrize("queue", ["trades", "quotes", "halts"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ReadOnlyError
 
+from mdp.events import Aggregate
 from mdp.observability.metrics import Metrics
 from mdp.processor.partition_gaps import gaps_of
 from mdp.processor.parts import read
@@ -190,7 +191,7 @@ async def test_what_expired_is_repaired_for_exactly_its_symbols(redis_server: Re
         (node,) = rig.nodes
         symbol = "S7"
         number = partition_of(symbol, PARTITIONS)
-        node.partitions._lost("aggregates", number, 3, "expired", {symbol})
+        node.partitions._lost("aggregates", number, 3, "expired", [Aggregate(symbol, 1, 1, 1, BEGIN)] * 3)
         await rig.look()
         await rig.look()
         engine = node.partitions.working[number].engine
