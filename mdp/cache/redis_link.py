@@ -17,7 +17,6 @@ import msgspec
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -29,6 +28,13 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from mdp.cache.redis_connections import (
+    MasterConnection,
+    PlainConnection,
+    SocketConnection,
+    TlsConnection,
+    TlsMasterConnection,
+)
 from mdp.config import CacheConfig
 from mdp.redis_url import RedisAddress, parse_redis_url
 from mdp.stage import Health
@@ -76,17 +82,20 @@ def connect(config: CacheConfig, *, widget: bool = False) -> Redis:
         tls = {"ssl_ca_certs": _readable(config.tls_ca) or None, "ssl_check_hostname": True}
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.nodes]
-        # Its commands have the same signatures; what differs is that keys of one command share a slot.
-        return cast(
-            Redis,
-            RedisCluster(
-                startup_nodes=nodes,
-                max_connections=config.max_connections,
-                ssl=address.tls,
-                **options,
-                **tls,
-            ),
+        cluster = RedisCluster(
+            startup_nodes=nodes,
+            max_connections=config.max_connections,
+            ssl=address.tls,
+            **options,
+            **tls,
         )
+        # It takes no class of connections; each node makes its own.
+        manager, kind = cluster.nodes_manager, TlsConnection if address.tls else PlainConnection
+        manager.connection_kwargs["connection_class"] = kind
+        for known in manager.startup_nodes.values():
+            known.connection_class = kind
+        # Its commands have the same signatures; what differs is that keys of one command share a slot.
+        return cast(Redis, cluster)
     options["db"] = address.database
     if address.kind == "sentinel":
         return _by_sentinel(address, config, options, tls)
@@ -95,7 +104,7 @@ def connect(config: CacheConfig, *, widget: bool = False) -> Redis:
         pool = BlockingConnectionPool(
             config.max_connections,
             config.timeout_seconds,
-            UnixDomainSocketConnection,
+            SocketConnection,
             path=address.path,
             **options,
         )
@@ -104,7 +113,7 @@ def connect(config: CacheConfig, *, widget: bool = False) -> Redis:
         pool = BlockingConnectionPool(
             config.max_connections,
             config.timeout_seconds,
-            SSLConnection if address.tls else Connection,
+            TlsConnection if address.tls else PlainConnection,
             host=host,
             port=port,
             **options,
@@ -130,7 +139,12 @@ def _by_sentinel(
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         address.nodes, sentinel_kwargs=asking, **options
     )
-    return cast(Redis, sentinel.master_for(address.service, max_connections=config.max_connections))
+    master = sentinel.master_for(
+        address.service,
+        max_connections=config.max_connections,
+        connection_class=TlsMasterConnection if address.tls else MasterConnection,
+    )
+    return cast(Redis, master)
 
 
 def _readable(path: str) -> str:

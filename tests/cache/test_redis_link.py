@@ -7,13 +7,16 @@ import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 import redis.exceptions
 import trustme
-from redis.asyncio import Redis
+import uvloop
+from redis.asyncio import Redis, RedisCluster
 
+from mdp.cache.redis_connections import PlainConnection
 from mdp.cache.redis_link import REDIS_ERRORS, Link, RedisUnavailable, check, connect, is_refusal, reason
 from mdp.config import CacheConfig
 from tests.ports import free_port
@@ -77,6 +80,28 @@ async def test_nothing_is_retried(redis_server: RedisServer) -> None:
     redis_server.start()
     assert await made.incr("a") == 1, "it started empty"
     await made.aclose()
+
+
+def test_a_connection_that_is_closed_under_a_command_is_an_error_of_redis(redis_server: RedisServer) -> None:
+    """On uvloop, too, which raises RuntimeError: tasks that wait for Redis to come back would end."""
+
+    async def closed() -> None:
+        client = connect(redis_server.config())
+        pool: Any = client.connection_pool
+        connection = await pool.get_connection()
+        assert connection._writer is not None
+        connection._writer.transport.abort()
+        await asyncio.sleep(0.05)
+        try:
+            with pytest.raises(REDIS_ERRORS):
+                await connection.send_command("PING")
+            assert await client.ping(), "another one is made"
+        finally:
+            await pool.release(connection)
+            await client.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(closed())
 
 
 async def test_a_frozen_server_is_given_up(redis_server: RedisServer) -> None:
@@ -295,6 +320,7 @@ async def test_a_cluster_of_one(tmp_path: Path) -> None:
         assert (await check(made, config)).version
         await made.set("a", "b")
         assert await made.get("a") == b"b"
+        assert [one.connection_class for one in cast(RedisCluster, made).get_nodes()] == [PlainConnection]
         await made.aclose()
         plain = connect(server.config())
         with pytest.raises(RedisUnavailable, match=r"redis\+cluster://"):
